@@ -1,0 +1,73 @@
+// What a kernel is given. Plain data: every instruction set reads the same bytes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace bitwright {
+
+// acc[row, n] = sum over the taps of activation * weight, for all rows (output pixels) and
+// output channels n. A row reads `runs` stretches of memory, each `run_units` long; a unit is one
+// word of 64 bits (bgemm) or 4 bytes (u8s8). The rows of a group of images have their places
+// listed once; the next group lies input_group / output_group bytes further.
+//
+// *_bits kernels write bit n of a row: (acc >= T) xor flip, where
+//   bgemm  computes pc = sum of popcount(activation xor weight) and tests pc <= constant
+//   u8s8   computes acc = sum of byte * weight and tests acc >= constant
+// *_sums kernels write int32 sums:
+//   bgemm  constant - 2 * pc
+//   u8s8   constant + acc
+struct ProductArgs {
+    const std::byte* input;
+    int64_t input_group;
+    const int32_t* input_offset;  // [group_rows] bytes to the first tap
+    int64_t runs;
+    int64_t run_units;
+    int64_t run_stride;  // bytes from one run to the next
+    const std::byte* weights;
+    int64_t tiles;                   // of 8 channels (bgemm) or 16 (u8s8)
+    const int32_t* constants;        // [kind of row][tiles * lanes]
+    const int32_t* constant_offset;  // [group_rows] elements to the row's constants
+    const uint8_t* flips;            // one bit per channel, channel 0 lowest
+    std::byte* output;
+    int64_t output_group;
+    const int32_t* output_offset;  // [group_rows] bytes to channel 0
+    int64_t group_rows;
+    int64_t rows;  // of all groups; the last group may be shorter
+};
+
+// code = clip(rint_half_even(x / scale), low, high); out = code + zero. True if a NaN was seen.
+struct QuantizeArgs {
+    const float* input;
+    int64_t size;
+    float scale, low, high;
+    int32_t zero;
+    uint8_t* output;
+};
+
+// bit = x >= 0, first element in the lowest bit, unused bits 0. True if a NaN was seen.
+struct SignArgs {
+    const float* input;
+    int64_t size;
+    uint8_t* output;
+};
+
+using ProductKernel = void (*)(const ProductArgs&);
+using QuantizeKernel = bool (*)(const QuantizeArgs&);
+using SignKernel = bool (*)(const SignArgs&);
+
+void bgemm_bits_scalar(const ProductArgs&);
+void bgemm_sums_scalar(const ProductArgs&);
+void gemm_u8s8_bits_scalar(const ProductArgs&);
+void gemm_u8s8_sums_scalar(const ProductArgs&);
+bool quantize_scalar(const QuantizeArgs&);
+bool sign_scalar(const SignArgs&);
+
+void bgemm_bits_8x16_avx512vpopcntdq(const ProductArgs&);
+void bgemm_sums_8x16_avx512vpopcntdq(const ProductArgs&);
+void gemm_u8s8_bits_8x32_avx512vnni(const ProductArgs&);
+void gemm_u8s8_sums_8x32_avx512vnni(const ProductArgs&);
+bool quantize_avx512bw(const QuantizeArgs&);
+bool sign_avx512bw(const SignArgs&);
+
+}  // namespace bitwright

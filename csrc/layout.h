@@ -1,0 +1,87 @@
+// The memory layouts, declared once: what the packers write and the kernels read.
+//
+// Activations are images, channels last, inside a margin that stands for the padding of the
+// stage that reads them:
+//   bits   one pixel = ceil(C / 64) words; channel c = bit c % 64 of word c / 64; 1 = +1, 0 = -1;
+//          unused bits and the margin are 0
+//   bytes  one pixel = C bytes, code + zero; the margin holds `zero`
+//   sums   one pixel = int32 accumulators, channels rounded up to 16; no margin
+// Weights are tiles of output channels, one channel per SIMD lane:
+//   bits   [tile of 8][word of the taps][8 lanes] uint64
+//   bytes  [tile of 16][group of 4 taps][16 lanes][4] int8, +1 or -1, absent taps 0
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+namespace bitwright {
+
+static_assert(std::endian::native == std::endian::little, "packed words are little-endian");
+
+inline constexpr int64_t kWordBits = 64;   // channels in one word of bits
+inline constexpr int64_t kWordBytes = 8;   // bytes in one word of bits
+inline constexpr int64_t kBitLanes = 8;    // output channels in one tile of bit weights
+inline constexpr int64_t kByteLanes = 16;  // output channels in one tile of byte weights
+inline constexpr int64_t kDot = 4;         // taps that one 32-bit lane multiplies at once
+inline constexpr int64_t kSlack = 64;      // readable bytes after every activation buffer
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+constexpr int64_t round_up(int64_t a, int64_t b) {
+    return ceil_div(a, b) * b;
+}
+
+struct Shape {
+    int64_t channels = 0, height = 0, width = 0;
+    constexpr int64_t pixels() const { return height * width; }
+    constexpr int64_t elements() const { return channels * pixels(); }
+};
+
+enum class Element { bits, bytes, sums };
+
+// One image of activations.
+struct Layout {
+    Element element = Element::bits;
+    Shape shape;
+    int64_t margin_h = 0, margin_w = 0;
+
+    constexpr int64_t pixel_bytes() const {
+        switch (element) {
+            case Element::bits:
+                return kWordBytes * ceil_div(shape.channels, kWordBits);
+            case Element::bytes:
+                return shape.channels;
+            case Element::sums:
+                return 4 * round_up(shape.channels, kByteLanes);
+        }
+        return 0;
+    }
+    constexpr int64_t row_bytes() const { return (shape.width + 2 * margin_w) * pixel_bytes(); }
+    constexpr int64_t image_bytes() const { return (shape.height + 2 * margin_h) * row_bytes(); }
+    // Bytes from the start of the image to pixel (y, x); the margin has negative coordinates.
+    constexpr int64_t offset(int64_t y, int64_t x) const {
+        return (y + margin_h) * row_bytes() + (x + margin_w) * pixel_bytes();
+    }
+    // Pixels follow one another without a gap.
+    constexpr bool dense() const { return margin_h == 0 && margin_w == 0; }
+};
+
+// Tiles of 8 channels; index of the word of channel n, counted in words.
+struct BitWeights {
+    int64_t words = 0;  // per channel
+    constexpr int64_t index(int64_t n, int64_t word) const {
+        return (n / kBitLanes * words + word) * kBitLanes + n % kBitLanes;
+    }
+};
+
+// Tiles of 16 channels; index of tap 4 * group + i of channel n, counted in bytes.
+struct ByteWeights {
+    int64_t groups = 0;  // of 4 taps, per channel
+    constexpr int64_t index(int64_t n, int64_t group, int64_t i) const {
+        return ((n / kByteLanes * groups + group) * kByteLanes + n % kByteLanes) * kDot + i;
+    }
+};
+
+}  // namespace bitwright

@@ -1,0 +1,44 @@
+"""How one number becomes a code, told step by step."""
+
+from __future__ import annotations
+
+from bitwright.formats.number import Binary, Format, describe_codes
+from bitwright.formats.rounding import Rounding, round_scalar
+
+
+def explain(form: Format, x: float, scale: float | None = None) -> str:
+    """The steps from `x` to its code and back, one line each, with the numbers."""
+    real = form.float_type
+    step = real(form.scale_or_default(scale))
+    code = form.encode(x, scale=scale)
+    value = form.decode(code, scale=scale)
+    q = real(x) / step
+    lines = [
+        ("scale", _power_of_two(float(step))),
+        ("divide", f"{x:g} / {float(step):g} = {float(q):g}"),
+    ]
+    if q != q:
+        lines.append(("NaN", "counts as 0"))
+        q = real(0)
+    if isinstance(form, Binary):
+        lines.append(("sign", f"{float(q):g} {'>= 0: +1' if code > 0 else '< 0: -1'}"))
+    elif abs(q) < 2.0**53:
+        rounded = round_scalar(q, Rounding.NEAREST_EVEN)
+        lines.append(("round", f"nearest, ties to even: {rounded}"))
+        clipped = f"to {describe_codes(form)}: {code}"
+        lines.append(("clip", clipped if clipped and code != rounded else f"{clipped} (unchanged)"))
+    else:
+        lines.append(("clip", f"saturates to {code}"))
+    bits = format(code & (1 << form.bits) - 1, f"0{form.bits}b") if code != -1 or form.bits > 1 else "0"
+    lines += [
+        ("code", f"{code}  ({bits} in {form.bits} bit{'s' if form.bits > 1 else ''})"),
+        ("value", f"{code} x {float(step):g} = {value:g}"),
+        ("error", f"{value - x:+g} ({abs(value - x) / float(step):.2g} steps)"),
+    ]
+    return "\n".join([f"{form}: {x:g}", *(f"  {label:<8}{text}" for label, text in lines)])
+
+
+def _power_of_two(step: float) -> str:
+    mantissa, exponent = step.hex().split("p")
+    exact = mantissa in ("0x1.0000000000000", "0x1.0")
+    return f"2^{int(exponent)} = {step:g}" if exact else f"{step!r}"

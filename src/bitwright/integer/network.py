@@ -1,0 +1,214 @@
+"""The integer network: operations in order, checked as a whole; runs on the engine or the interpreter."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitwright.errors import InvalidTypeError, InvalidValueError, unknown_name
+from bitwright.formats import describe_codes
+from bitwright.integer import interpreter
+from bitwright.integer.codes import Codes, storage_type
+from bitwright.integer.engine import Engine, UnsupportedError
+from bitwright.integer.operations import Input, Operation, Output, TensorType
+
+BACKENDS = ("engine", "interpreter")
+
+
+class Network:
+    """A network of integer operations over tensors of codes. Immutable; knows nothing of torch.
+
+    Args:
+        operations: in execution order: one Input first, one Output last.
+        meta: JSON values that travel with it: preprocessing, class names, where it came from.
+
+    Raises:
+        InvalidValueError: an operation does not fit its input; the message names it.
+    """
+
+    def __init__(self, operations: Sequence[Operation], meta: Mapping[str, Any] | None = None) -> None:
+        self.operations = tuple(operations)
+        self.meta = dict(meta or {})
+        self.types = _check(self.operations)
+        self._engines: dict[str | None, Engine] = {}
+
+    @property
+    def input(self) -> Input:
+        """The first operation."""
+        first = self.operations[0]
+        assert isinstance(first, Input)
+        return first
+
+    def operation(self, name: str) -> Operation:
+        """The operation of that name."""
+        for operation in self.operations:
+            if operation.name == name:
+                return operation
+        raise unknown_name("operation", name, [o.name for o in self.operations])
+
+    # --- running -------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        x: Any,
+        *,
+        backend: str | None = None,
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> np.ndarray:
+        """Run a batch.
+
+        Args:
+            x: float32 [N, *input shape] (or its elements in one row), or codes of the input's format.
+            backend: "engine" or "interpreter"; None takes the engine where it knows every operation.
+            threads: of the engine; None follows torch where it is loaded, else the processors.
+            isa: of the engine; None takes the best, or what BITWRIGHT_ISA says.
+
+        Returns:
+            float32 [N, *output shape].
+        """
+        batch = self.check_batch(x)
+        if self.backend(backend) == "interpreter":
+            return interpreter.run(self, batch)
+        return self.engine(isa).run(batch, _threads(threads))
+
+    def trace(
+        self,
+        x: Any,
+        *,
+        backend: str | None = None,
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Like a call, but returns the tensors that the backend makes, by operation.
+
+        The engine fuses: it has no accumulators to show except the last layer's.
+        """
+        batch = self.check_batch(x)
+        if self.backend(backend) == "interpreter":
+            return interpreter.trace(self, batch)
+        return self.engine(isa).trace(batch, _threads(threads))
+
+    def backend(self, name: str | None = None) -> str:
+        """The backend that would run: checked, and chosen where `name` is None."""
+        if name is None:
+            return "interpreter" if self.engine_problem else "engine"
+        if name not in BACKENDS:
+            raise unknown_name("backend", name, BACKENDS)
+        return name
+
+    def engine(self, isa: str | None = None) -> Engine:
+        """The compiled engine; raises `UnsupportedError` naming the operation it does not know."""
+        if isa is None:
+            from bitwright.kernels import default_isa
+
+            isa = default_isa()
+        if isa not in self._engines:
+            self._engines[isa] = Engine(self.operations, self.types, isa)
+        return self._engines[isa]
+
+    @cached_property
+    def engine_problem(self) -> str | None:
+        """Why the engine cannot run this network; None where it can."""
+        try:
+            self.engine()
+        except UnsupportedError as error:
+            return str(error)
+        return None
+
+    def check_batch(self, x: Any) -> np.ndarray:
+        """`x` as a contiguous float32 batch or one of codes; everything else is an error."""
+        array = np.asarray(x)
+        first, shape = self.input, self.input.shape
+        fits = array.ndim >= 1 and (
+            array.shape[1:] == shape or array.shape[1:] == (math.prod(shape),)
+        )
+        if not fits:
+            raise InvalidValueError(
+                f"a batch has the shape (N, {', '.join(map(str, shape))})",
+                got=array.shape,
+                where="the network's input",
+                fix="add the batch axis, even for one example",
+            )
+        array = np.ascontiguousarray(array.reshape(len(array), *shape))
+        if array.dtype == storage_type(first.format):
+            bad = (array < first.format.code_min) | (array > first.format.code_max)
+            bad |= (array == 0) & (0 not in first.format.codes())
+            if bad.any():
+                index = tuple(int(i) for i in np.argwhere(bad)[0])
+                raise InvalidValueError(
+                    f"codes of {first.format} are {describe_codes(first.format)}",
+                    got=int(array[index]),
+                    where=f"index {index} of the batch",
+                )
+        elif array.dtype != np.float32:
+            raise InvalidTypeError(
+                f"a batch is float32, or {storage_type(first.format)} codes of {first.format}",
+                got=array.dtype,
+                where="the network's input",
+                fix="convert it: x.astype(numpy.float32)",
+            )
+        elif bool(np.isnan(array).any()):
+            index = tuple(int(i) for i in np.argwhere(np.isnan(array))[0])
+            raise InvalidValueError(
+                "a batch holds numbers", got="NaN", where=f"index {index} of the batch"
+            )
+        return array
+
+    # --- what it is ----------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Codes]:
+        """Operation name -> stored weight."""
+        return {o.name: o.weight for o in self.operations if isinstance(getattr(o, "weight", None), Codes)}
+
+    def save(self, path: str | Path) -> None:
+        """Write the network to one file, whole or not at all."""
+        from bitwright.integer.file import save
+
+        save(self, path)
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(f"{o.name}: {o.kind}" for o in self.operations)
+        return f"Network({kinds})"
+
+
+def _check(operations: tuple[Operation, ...]) -> dict[str, TensorType]:
+    """The type of every tensor; names unique, inputs present, one Input first and one Output last."""
+    ends = operations and isinstance(operations[0], Input) and isinstance(operations[-1], Output)
+    inner = operations[1:-1]
+    if not ends or any(isinstance(o, Input | Output) for o in inner):
+        raise InvalidValueError(
+            "a network begins with its one input and ends with its one output",
+            got=[o.kind for o in operations],
+        )
+    types: dict[str, TensorType] = {}
+    for operation in operations:
+        where = f"operation {operation.name!r} ({operation.kind})"
+        if operation.name in types:
+            raise InvalidValueError("operation names are unique", got=operation.name, where=where)
+        if not isinstance(operation, Input) and operation.input not in types:
+            raise InvalidValueError(
+                "an operation takes the tensor of an earlier one", got=operation.input, where=where
+            )
+        source = types.get(operation.input, TensorType((), 0, 0))
+        try:
+            types[operation.name] = operation.infer(source)
+        except InvalidValueError as error:
+            raise InvalidValueError(str(error), where=where) from error
+    return types
+
+
+def _threads(threads: int | None) -> int:
+    if threads is None:
+        torch = sys.modules.get("torch")
+        return int(torch.get_num_threads()) if torch else len(os.sched_getaffinity(0))
+    if threads < 1:
+        raise InvalidValueError("threads is at least 1", got=threads)
+    return threads

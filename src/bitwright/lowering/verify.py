@@ -1,0 +1,229 @@
+"""verify: the emulated model and the integer network compute the same codes, or here is the first that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bitwright.errors import InvalidValueError
+from bitwright.integer import Clip, Codes, Network, Operation, Reshape
+from bitwright.lowering.lower import evaluating, lower
+from bitwright.nn import Conv2d, Linear
+from bitwright.quantize import Quantized
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One element that differs: tensor, index, what the network holds, what the model says."""
+
+    tensor: str
+    index: tuple[int, ...]
+    code: float
+    expected: float
+
+    def __str__(self) -> str:
+        place = ", ".join(map(str, self.index))
+        return f"{self.tensor}[{place}] is {self.code:g}, expected {self.expected:g}"
+
+
+@dataclass
+class Verification:
+    """What was compared, and how much of it differs."""
+
+    backend: str
+    examples: int = 0
+    elements: dict[str, int] = field(default_factory=dict)
+    """Tensor -> elements compared."""
+    differing: int = 0
+    first: Difference | None = None
+
+    @property
+    def tensors(self) -> int:
+        """How many tensors were compared."""
+        return len(self.elements)
+
+    @property
+    def compared(self) -> int:
+        """How many elements were compared."""
+        return sum(self.elements.values())
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.examples} examples x {self.tensors} tensors ({self.compared:,} elements): "
+            f"{self.differing} differing codes ({self.backend})"
+        )
+        return text if self.first is None else f"{text}; first: {self.first}"
+
+
+def verify(
+    model: nn.Module,
+    network: Network,
+    batches: Iterable[torch.Tensor],
+    *,
+    backend: str | None = None,
+    isa: str | None = None,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Verification:
+    """Compare the model's eval forward with the network, on the CPU, element by element.
+
+    Compared are the stored weights, multipliers, offsets, shifts and thresholds; the input codes; every
+    activation slot as its layer sees it; the last accumulators; and the float output, bit for bit.
+
+    Args:
+        model: the quantised model that the network came from.
+        network: the integer network.
+        batches: inputs, float32 [N, ...].
+        backend: "engine" or "interpreter"; None takes what the network would take.
+        isa, threads: of the engine.
+        progress: called after each batch with its number of examples.
+
+    Raises:
+        InvalidValueError: nothing was compared, or the model is not on the CPU.
+    """
+    if any(p.device.type != "cpu" for p in model.parameters()):
+        raise InvalidValueError("verify compares on the CPU", fix="call model.cpu() first")
+    chosen = network.backend(backend)
+    label = network.engine(isa).program.isa if chosen == "engine" else chosen
+    result = Verification(label)
+    example = torch.zeros((1, *network.input.shape))
+    _compare_stored(result, network, lower(model, example))
+    layers = {o.name: o for o in network.operations if o.kind in ("linear", "conv")}
+    with evaluating(model), torch.no_grad(), _captured(model) as seen:
+        for batch in batches:
+            seen.clear()
+            output = model(batch.to(torch.float32)).numpy()
+            tensors = network.trace(batch.numpy(), backend=chosen, isa=isa, threads=threads)
+            start = result.examples
+            for name, operation in layers.items():
+                _compare(
+                    result,
+                    f"{name} input",
+                    _made(network, tensors, operation.input),
+                    seen[f"{name}.activation"],
+                    start,
+                )
+            last = network.operations[-1]
+            accumulators = _made(network, tensors, last.input)
+            _compare(result, f"{last.input} accumulator", accumulators, seen[f"{last.input}.acc"], start)
+            _compare(
+                result,
+                "output",
+                tensors[last.name].view(np.int32),
+                np.ascontiguousarray(output).view(np.int32),
+                start,
+                shown=(tensors[last.name], output),
+            )
+            result.examples += len(batch)
+            if progress is not None:
+                progress(len(batch))
+    if not result.examples:
+        raise InvalidValueError("verify compares at least one example", got="none")
+    return result
+
+
+@contextmanager
+def _captured(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
+    """What passes each layer's activation slot and accumulator during a forward pass."""
+    seen: dict[str, np.ndarray] = {}
+    handles = []
+
+    def keep_levels(key: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, result: Quantized) -> None:
+            seen[key] = result.levels.numpy()
+
+        return hook
+
+    def keep_acc(key: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, result: torch.Tensor) -> None:
+            seen[key] = result.numpy()
+
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, Linear | Conv2d):
+            slot = module.slots.of("forward.activation")
+            if slot is not None:
+                handles.append(slot.register_forward_hook(keep_levels(f"{name}.activation")))
+            handles.append(module.accumulator.register_forward_hook(keep_acc(f"{name}.acc")))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _made(network: Network, tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """A tensor by name, or the one that it renames, where a backend fused the renaming away."""
+    while name not in tensors:
+        operation = network.operation(name)
+        if not isinstance(operation, Reshape | Clip):
+            raise InvalidValueError("the backend shows every slot's tensor", got=f"none for {name}")
+        name = operation.input
+    return tensors[name]
+
+
+def _compare_stored(result: Verification, network: Network, expected: Network) -> None:
+    """Weights, multipliers, offsets, shifts, thresholds, and the operations themselves."""
+    ours = [(o.kind, o.name, o.input) for o in network.operations]
+    theirs = [(o.kind, o.name, o.input) for o in expected.operations]
+    if ours != theirs:
+        raise InvalidValueError(
+            "model and network have the same operations",
+            got=f"network {ours}, model {theirs}",
+            fix="was the network lowered from this model?",
+        )
+    for operation, wanted in zip(network.operations, expected.operations, strict=True):
+        _compare_fields(result, operation, wanted)
+
+
+def _compare_fields(result: Verification, operation: Operation, wanted: Operation) -> None:
+    for item in fields(operation):
+        value, expected = getattr(operation, item.name), getattr(wanted, item.name)
+        tensor = f"{operation.name}.{item.name}"
+        if isinstance(value, Codes):
+            value, expected = value.array, expected.array
+        if isinstance(value, np.ndarray):
+            _compare(result, tensor, value, expected, 0)
+        elif item.name == "shift":
+            _compare(result, tensor, np.array([value]), np.array([expected]), 0)
+        elif value != expected:
+            raise InvalidValueError(
+                "model and network agree in every setting",
+                got=f"network {value}, model {expected}",
+                where=tensor,
+            )
+
+
+def _compare(
+    result: Verification,
+    tensor: str,
+    codes: np.ndarray,
+    expected: np.ndarray,
+    start: int,
+    shown: tuple[np.ndarray, np.ndarray] | None = None,
+) -> None:
+    if codes.size != expected.size:
+        raise InvalidValueError(
+            "model and network make tensors of one size",
+            got=f"network {codes.shape}, model {expected.shape}",
+            where=tensor,
+        )
+    codes = codes.reshape(expected.shape)
+    different = codes != expected
+    result.elements[tensor] = result.elements.get(tensor, 0) + codes.size
+    count = int(np.count_nonzero(different))
+    result.differing += count
+    if count and result.first is None:
+        index = tuple(int(i) for i in np.argwhere(different)[0])
+        got, want = (a.reshape(expected.shape) for a in shown) if shown else (codes, expected)
+        place = (index[0] + start, *index[1:])
+        result.first = Difference(tensor, place, float(got[index]), float(want[index]))
+
+

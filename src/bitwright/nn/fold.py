@@ -1,0 +1,184 @@
+"""Eval is integers, by definition: from an accumulator to the next code.
+
+    y = (acc * M + B) * 2^-s        M, B: integers per channel; s: one shift per layer
+
+Bias, batch norm and scales are folded once, in float64, into (M, B, s). The emulator evaluates y in
+float64, where every intermediate is an integer below 2^53 (so no fused multiply-add can change it), and
+rounds it to the code of the quantiser that consumes it; the integer network does the same in int64.
+Rounding happens here, before ReLU, clip, pooling and flattening, which all commute with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from bitwright.errors import InvalidValueError
+from bitwright.formats import Rounding, twin
+from bitwright.nn.product import accumulator_bound
+from bitwright.quantize import Quantizer
+
+if TYPE_CHECKING:
+    from bitwright.nn.layers import Conv2d, Linear
+    from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
+
+MULTIPLIER_BITS = 31
+SUM_BITS = 52
+MAX_SHIFT = 62
+
+
+@dataclass(frozen=True)
+class Affine:
+    """y = (acc * multiplier + offset) * 2^-shift, per output channel.
+
+    |acc * multiplier + offset| < 2^53 for every accumulator within its bound.
+    """
+
+    multiplier: torch.Tensor  # int64 [C]
+    offset: torch.Tensor  # int64 [C]
+    shift: int
+
+
+def fold_constants(slope: torch.Tensor, intercept: torch.Tensor, bound: int, where: str) -> Affine:
+    """y = acc * slope + intercept in integers, with the largest shift that leaves every sum exact.
+
+    Args:
+        slope: float64 [C].
+        intercept: float64 [C].
+        bound: of |acc|.
+        where: the layer, for messages.
+    """
+    for name, values in (("slope", slope), ("offset", intercept)):
+        if not bool(values.isfinite().all()):
+            channel = int((~values.isfinite()).nonzero()[0])
+            raise InvalidValueError(
+                f"the folded {name} is finite",
+                got=values[channel].item(),
+                where=f"channel {channel} of {where}",
+                fix="look for NaN or infinity in the weights, bias and norm statistics",
+            )
+    largest = float(slope.abs().max()) if slope.numel() else 0.0
+    total = largest * bound + (float(intercept.abs().max()) if slope.numel() else 0.0)
+    # x < 2^e for (m, e) = frexp(x)
+    _, slope_exponent = _frexp(largest)
+    _, total_exponent = _frexp(total)
+    shift = min(MULTIPLIER_BITS - slope_exponent, SUM_BITS - 1 - total_exponent, MAX_SHIFT)
+    if shift < 0:
+        raise InvalidValueError(
+            f"a folded affine map stays below 2^{SUM_BITS}",
+            got=f"values up to {total:.3g}",
+            where=where,
+            fix="a channel's variance is nearly zero, or a scale is far from its tensor",
+        )
+    factor = 2.0**shift
+    return Affine(
+        torch.round(slope * factor).to(torch.int64),
+        torch.round(intercept * factor).to(torch.int64),
+        shift,
+    )
+
+
+def _frexp(value: float) -> tuple[float, int]:
+    mantissa, exponent = torch.frexp(torch.tensor(value, dtype=torch.float64))
+    return float(mantissa), int(exponent)
+
+
+class Fold:
+    """What lies between one layer's accumulator and the quantiser that consumes it.
+
+    Args:
+        layer: the compute layer.
+        norm: the batch norm behind it, if any (a max-pool may lie between).
+        consumer: the activation quantiser at the end; None where the network's output is reached.
+    """
+
+    def __init__(
+        self,
+        layer: Linear | Conv2d,
+        norm: BatchNorm1d | BatchNorm2d | None,
+        consumer: Quantizer | None,
+    ) -> None:
+        self.layer = layer
+        self.norm = norm
+        self.consumer = consumer
+
+    @property
+    def active(self) -> bool:
+        """Whether the modules evaluate integers now: all of them in eval mode, both operands quantised."""
+        return (
+            not self.layer.training
+            and (self.norm is None or not self.norm.training)
+            and self.layer.slots.of("forward.activation") is not None
+            and self.layer.slots.of("forward.weight") is not None
+        )
+
+    def bound(self, weight_levels: torch.Tensor) -> int:
+        """An upper bound of |accumulator|."""
+        activation = self.layer.slots.of("forward.activation")
+        weight = self.layer.slots.of("forward.weight")
+        assert activation is not None
+        assert weight is not None
+        return accumulator_bound(
+            self.layer.geometry, weight_levels, _max_level(activation), _max_level(weight)
+        )
+
+    @torch.no_grad()
+    def affine(self, weight_levels: torch.Tensor) -> Affine:
+        """(M, B, s) from the present weights, statistics and scales. On the CPU, in float64."""
+        layer, norm = self.layer, self.norm
+        channels = weight_levels.shape[0]
+        slope = torch.ones(channels, dtype=torch.float64)
+        for operand in ("forward.activation", "forward.weight"):
+            quantizer = layer.slots.of(operand)
+            scale = quantizer.current_scale() if quantizer else None
+            if scale is not None:
+                slope = slope * scale.detach().cpu().double().flatten()
+        intercept = torch.zeros(channels, dtype=torch.float64)
+        if layer.bias is not None:
+            intercept = layer.bias.detach().cpu().double()
+        if norm is not None:
+            mean, gain, beta = norm.statistics()
+            slope, intercept = slope * gain, (intercept - mean) * gain + beta
+        if self.consumer is not None:
+            scale = self.consumer.current_scale()
+            if scale is not None:
+                step = scale.detach().cpu().double()
+                slope, intercept = slope / step, intercept / step
+        return fold_constants(slope, intercept, self.bound(weight_levels), layer.slots.layer)
+
+    def apply(self, acc: torch.Tensor, weight_levels: torch.Tensor) -> torch.Tensor:
+        """Accumulators -> float32 values on the consumer's grid (or the float32 output)."""
+        affine = self.affine(weight_levels)
+        shape = self.layer.geometry.per_channel
+        multiplier, offset = (
+            shape(t.to(acc.device, torch.float64), acc.dim())
+            for t in (affine.multiplier, affine.offset)
+        )
+        # an integer times a power of two is exact; adding 0 turns -0 into the integers' only zero
+        y = (acc.double() * multiplier + offset) * 2.0**-affine.shift + 0.0
+        if self.consumer is None:
+            return y.float()
+        levels = twin.levels(self.consumer.format, y, 1.0, eval_rounding(self.consumer))
+        scale = self.consumer.current_scale()
+        return levels.float() if scale is None else levels.float() * scale.to(acc.device)
+
+
+def eval_rounding(quantizer: Quantizer) -> Rounding:
+    """The rounding in eval mode, where nothing is stochastic."""
+    rounding = quantizer.spec.rounding
+    return Rounding.NEAREST_EVEN if rounding is Rounding.STOCHASTIC else rounding
+
+
+def _max_level(quantizer: Quantizer) -> int:
+    return max(abs(quantizer.format.code_min), abs(quantizer.format.code_max))
+
+
+class Accumulator(nn.Module):
+    """Where a compute layer's eval-mode accumulators pass: an identity to hang a forward hook on."""
+
+    def forward(self, acc: torch.Tensor) -> torch.Tensor:
+        """`acc`, unchanged."""
+        return acc

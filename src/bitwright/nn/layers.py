@@ -1,0 +1,101 @@
+"""Compute layers with quantiser slots: torch's own classes and parameter names, three quantised products."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from bitwright.errors import InvalidValueError
+from bitwright.nn.fold import Accumulator, Fold
+from bitwright.nn.product import ConvGeometry, Geometry, LinearGeometry, exact_type, product
+from bitwright.nn.slots import Slots
+from bitwright.quantize import Quantized, Quantizer
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` whose products take quantised operands. Built by `quantize_`."""
+
+    slots: Slots
+    accumulator: Accumulator
+    fold: Fold | None = None
+    geometry: Geometry = LinearGeometry()
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
+        """[..., in] -> [..., out]."""
+        return compute(self, input)
+
+
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` (zero padding, no groups, no dilation) with quantised operands."""
+
+    slots: Slots
+    accumulator: Accumulator
+    fold: Fold | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        """Stride and padding."""
+        return ConvGeometry(_pair(self.stride), conv_padding(self))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
+        """[N, C, H, W] -> [N, O, H', W']."""
+        return compute(self, input)
+
+
+ComputeLayer = Linear | Conv2d
+
+
+def compute(layer: ComputeLayer, x: torch.Tensor) -> torch.Tensor:
+    """The layer's output values; in eval, what `Fold` says.
+
+    A layer whose fold ends in a norm hands its raw accumulators to that norm.
+    """
+    slots, geometry, where = layer.slots, layer.geometry, layer.slots.layer
+    a, saved_a = _operands(slots, x, "forward.activation", "wgrad.activation")
+    w, saved_w = _operands(slots, layer.weight, "forward.weight", "dgrad.weight")
+    activation, weight = slots.of("forward.activation"), slots.of("forward.weight")
+    dtype = torch.float32
+    if activation is not None and weight is not None:
+        fold = layer.fold or Fold(layer, None, None)
+        dtype = exact_type(fold.bound(w.levels), where)
+    if layer.fold is not None and layer.fold.active:
+        acc: torch.Tensor = layer.accumulator(
+            geometry.forward(a.levels.to(dtype), w.levels.to(dtype))
+        )
+        return acc if layer.fold.norm is not None else layer.fold.apply(acc, w.levels)
+    errors = (slots.of("dgrad.error"), slots.of("wgrad.error"))
+    y = product((a, w), (saved_a, saved_w), geometry, errors, dtype)
+    return y if layer.bias is None else y + geometry.per_channel(layer.bias, y.dim())
+
+
+def _operands(slots: Slots, x: torch.Tensor, *operands: str) -> tuple[Quantized, Quantized]:
+    """One tensor as both of its operands; quantised once where they share a quantiser."""
+    first, second = (slots.of(operand) for operand in operands)
+    one = _through(first, x)
+    return one, one if second is first else _through(second, x.detach())
+
+
+def _through(quantizer: Quantizer | None, x: torch.Tensor) -> Quantized:
+    return Quantized(x) if quantizer is None else quantizer(x)
+
+
+def conv_padding(layer: nn.Conv2d) -> tuple[int, int]:
+    """The zero padding as numbers; "same" is resolved where it is symmetric."""
+    if layer.padding == "valid":
+        return 0, 0
+    if layer.padding == "same":
+        if any(k % 2 == 0 for k in layer.kernel_size):
+            raise InvalidValueError(
+                'padding="same" needs odd kernels, so that both sides are alike',
+                got=layer.kernel_size,
+                fix="give the padding as numbers",
+            )
+        return layer.kernel_size[0] // 2, layer.kernel_size[1] // 2
+    return _pair(layer.padding)
+
+
+def _pair(value: object) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    first, second = value  # type: ignore[misc]
+    return int(first), int(second)

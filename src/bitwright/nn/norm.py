@@ -1,0 +1,65 @@
+"""Norms: in training torch's own batch norm; in eval the integers of `Fold`."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from bitwright.errors import InvalidValueError
+from bitwright.nn.fold import Fold
+
+
+class BatchNorm1d(nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d`; in eval, behind a quantised layer, y = (acc M + B) 2^-s."""
+
+    fold: Fold | None = None
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
+        """[N, C] or [N, C, L]."""
+        folded = _folded(self.fold, input)
+        return super().forward(input) if folded is None else folded
+
+    def statistics(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean, gamma / sqrt(var + eps) and beta: float64 [C] on the CPU."""
+        return _statistics(self)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d`; in eval, behind a quantised layer, y = (acc M + B) 2^-s."""
+
+    fold: Fold | None = None
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
+        """[N, C, H, W]."""
+        folded = _folded(self.fold, input)
+        return super().forward(input) if folded is None else folded
+
+    def statistics(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean, gamma / sqrt(var + eps) and beta: float64 [C] on the CPU."""
+        return _statistics(self)
+
+
+def _folded(fold: Fold | None, acc: torch.Tensor) -> torch.Tensor | None:
+    if fold is None or not fold.active:
+        return None
+    quantizer = fold.layer.slots.of("forward.weight")
+    assert quantizer is not None
+    with torch.no_grad():
+        return fold.apply(acc, quantizer(fold.layer.weight).levels)
+
+
+def _statistics(
+    norm: nn.BatchNorm1d | nn.BatchNorm2d,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    if norm.running_mean is None or norm.running_var is None:
+        raise InvalidValueError(
+            "eval needs running statistics",
+            got="track_running_stats=False",
+            where=repr(norm),
+            fix="train with track_running_stats=True",
+        )
+    mean, var = norm.running_mean.detach().cpu().double(), norm.running_var.detach().cpu().double()
+    ones = torch.ones_like(mean)
+    gamma = norm.weight.detach().cpu().double() if norm.affine else ones
+    beta = norm.bias.detach().cpu().double() if norm.affine else torch.zeros_like(mean)
+    return mean, gamma / torch.sqrt(var + norm.eps), beta

@@ -1,0 +1,62 @@
+"""Slots: the six operands of a compute layer's three products, and who quantises each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from bitwright.quantize import MaxAbs, Quantizer, QuantizerSpec
+
+OPERANDS = (
+    "forward.activation",
+    "forward.weight",
+    "dgrad.error",
+    "dgrad.weight",
+    "wgrad.error",
+    "wgrad.activation",
+)
+SHORT_NAMES = ("activation", "weight", "error")
+"""Each sets both of its operands: the tensor is quantised once and reused."""
+
+_CHANNEL_AXIS = {"activation": 1, "weight": 0, "error": 1}
+
+
+class Slots(nn.Module):
+    """The quantisers of one compute layer's operands, by role.
+
+    Args:
+        specs: role (an operand or a short name) -> spec. An operand's own name wins over the short one.
+        layer: qualified name of the layer; with the role it keys random bits.
+        seed: of the random bits.
+    """
+
+    def __init__(self, specs: Mapping[str, QuantizerSpec], layer: str, seed: int = 0) -> None:
+        super().__init__()
+        self.layer = layer
+        for role, spec in specs.items():
+            axis = _CHANNEL_AXIS[tensor_of(role)]
+            self.add_module(_attribute(role), Quantizer(spec, f"{layer}.{role}", axis, seed))
+
+    def of(self, operand: str) -> Quantizer | None:
+        """The quantiser of an operand; None where it stays float."""
+        own = self._modules.get(_attribute(operand))
+        quantizer = own if own is not None else self._modules.get(tensor_of(operand))
+        return quantizer if isinstance(quantizer, Quantizer) else None
+
+
+def tensor_of(role: str) -> str:
+    """"forward.weight" -> "weight"."""
+    return role.rpartition(".")[2]
+
+
+def _attribute(role: str) -> str:
+    return role.replace(".", "_")
+
+
+def check_reduction(role: str, spec: QuantizerSpec) -> str | None:
+    """Why `spec` cannot serve an operand `role`, or None: no scale may vary along a reduction axis."""
+    per_channel = isinstance(spec.controller, MaxAbs) and spec.controller.per == "channel"
+    if per_channel and tensor_of(role) != "weight":
+        return f"a scale per channel of {role} would vary along a product's reduction axis"
+    return None

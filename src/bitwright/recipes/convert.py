@@ -1,0 +1,374 @@
+"""quantize_: change a plain torch model in place, as a recipe says; and dequantize_, back again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from bitwright.errors import InvalidTypeError, InvalidValueError
+from bitwright.formats import Binary, Ternary
+from bitwright.nn import (
+    OPERANDS,
+    Accumulator,
+    BatchNorm1d,
+    BatchNorm2d,
+    Conv2d,
+    Linear,
+    Slots,
+    UntraceableError,
+    conv_padding,
+    describe,
+    is_flatten,
+    link_folds,
+    tensor_of,
+    trace,
+)
+from bitwright.optim import STEP_BUFFER
+from bitwright.quantize import QuantizerSpec, quantizers
+from bitwright.recipes.recipe import OPTIMIZER_ROLES, Recipe
+from bitwright.recipes.recipe import recipe as find_recipe
+from bitwright.recipes.report import Report, Row, Skipped
+
+_TWINS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: Linear,
+    nn.Conv2d: Conv2d,
+    nn.BatchNorm1d: BatchNorm1d,
+    nn.BatchNorm2d: BatchNorm2d,
+}
+_PLAIN = {twin: plain for plain, twin in _TWINS.items()}
+_REPLACEMENTS = {"Hardtanh": nn.Hardtanh}
+_NEUTRAL = (
+    nn.ReLU,
+    nn.Hardtanh,
+    nn.MaxPool2d,
+    nn.Flatten,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Identity,
+)
+"""Modules that need no slot: they map grid values to grid values."""
+
+
+def quantize_(
+    model: nn.Module, recipe: str | Recipe, *, seed: int = 0, verbose: bool = True
+) -> Report:
+    """Give the tensors of `model` the formats of `recipe`, in place.
+
+    Compute layers and norms become bitwright's modules with the same names and the same Parameters; a
+    ReLU in front of a binary or ternary slot becomes what the recipe names. Nothing is changed when an
+    error is raised.
+
+    Args:
+        model: a plain torch model.
+        recipe: a recipe or its name.
+        seed: of stochastic rounding.
+        verbose: print the table.
+
+    Returns:
+        The table of tensors, roles and formats, and what was left alone and why.
+
+    Raises:
+        InvalidValueError: the model is already quantised; a key or the whole recipe matches nothing; a
+            ReLU would make a binary slot constant and the recipe names no replacement.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError("quantize_ takes a torch.nn.Module", got=type(model).__name__)
+    recipe = find_recipe(recipe)
+    if is_quantised(model):
+        raise InvalidValueError(
+            "a model is quantised once",
+            got="a model that is already quantised",
+            fix="call bitwright.dequantize_(model) first, or build it anew",
+        )
+    report = _Conversion(model, recipe, seed).run()
+    if verbose:
+        print(report)
+    return report
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Whether `quantize_` has changed this model, or a part of it."""
+    return any(type(module) in _PLAIN for module in model.modules()) or any(True for _ in quantizers(model))
+
+
+def dequantize_(model: nn.Module) -> nn.Module:
+    """Turn a quantised model back into plain torch modules, in place; stored weights stay as they are.
+
+    Modules that took a ReLU's place stay.
+    """
+    if not is_quantised(model):
+        raise InvalidValueError("dequantize_ takes a quantised model", got="a plain one")
+    swaps = {m: _plain_copy(m) for m in model.modules() if type(m) in _PLAIN}
+    _swap(model, swaps)
+    for handle in model.__dict__.pop("_bitwright_hooks", ()):
+        handle.remove()
+    if hasattr(model, STEP_BUFFER):
+        delattr(model, STEP_BUFFER)
+    return model
+
+
+def layer_specs(model: nn.Module, recipe: Recipe) -> dict[str, dict[str, QuantizerSpec]]:
+    """Qualified name -> role -> spec, for every compute layer and norm of the model.
+
+    Raises:
+        InvalidValueError: a layer key of the recipe matches nothing and is not optional.
+    """
+    kinds = (*_TWINS, *_PLAIN)
+    found = {name: m for name, m in model.named_modules() if type(m) in kinds}
+    ordered = [n for n in _execution_order(model) if n in found and _is_compute(found[n])]
+    specs = {}
+    matched: set[str] = set()
+    for name, module in found.items():
+        position = frozenset(
+            [*(["first"] if ordered[:1] == [name] else []), *(["last"] if ordered[-1:] == [name] else [])]
+        )
+        kind = _PLAIN.get(type(module), type(module)).__name__
+        matched |= {r.key for r in recipe.layers if r.precision(name, kind, position)}
+        specs[name] = recipe.specs(name, kind, position)
+    for rule in recipe.layers:
+        if rule.key not in matched and not rule.optional:
+            raise InvalidValueError(
+                "every layer key of a recipe matches a layer",
+                got=f"{rule.key!r}, which matches none of {', '.join(found) or 'no layer'}",
+                where=f"recipe {recipe.name}",
+                fix="correct the key, or mark it optional = true",
+            )
+    return specs
+
+
+@dataclass
+class _Conversion:
+    model: nn.Module
+    recipe: Recipe
+    seed: int
+
+    def run(self) -> Report:
+        model, recipe = self.model, self.recipe
+        report = Report(recipe.name)
+        if not recipe.quantises:
+            report.skipped = [
+                Skipped(name, type(m).__name__, "the recipe gives no tensor a format")
+                for name, m in model.named_modules()
+                if type(m) in _TWINS
+            ]
+            return report
+        graph = self.trace(report)
+        specs = layer_specs(model, recipe)
+        swaps: dict[nn.Module, nn.Module] = {}
+        for name, module in model.named_modules():
+            twin = self.twin(name, module, specs, report)
+            if twin is not None:
+                swaps[module] = twin
+        if not any(_is_compute(m) for m in swaps):
+            candidates = ", ".join(f"{n} ({type(m).__name__})" for n, m in model.named_modules() if n)
+            raise InvalidValueError(
+                f"recipe {recipe.name} finds a layer to quantise",
+                got=f"none among {candidates or type(model).__name__}",
+                fix="it quantises Linear and Conv2d; wrap a single layer in nn.Sequential",
+            )
+        swaps |= self.replacements(graph, specs, report)
+        _swap(model, swaps)
+        _install_step(model)
+        if graph is not None:
+            link_folds(model)
+        order = {name: index for index, name in enumerate(_execution_order(model))}
+        report.rows.sort(key=lambda row: order.get(row.tensor.split(":")[0], len(order)))
+        return report
+
+    def trace(self, report: Report) -> fx.Graph | None:
+        try:
+            graph = trace(self.model)
+        except UntraceableError as error:
+            report.notes.append(f"modules were swapped, but {error}; it cannot be lowered")
+            return None
+        modules = dict(self.model.named_modules())
+        for node in graph.nodes:
+            if node.op in ("call_function", "call_method") and not is_flatten(node):
+                report.skipped.append(
+                    Skipped(node.name, describe(node, modules), "a functional operation has no slot")
+                )
+        return graph
+
+    def twin(
+        self,
+        name: str,
+        module: nn.Module,
+        specs: dict[str, dict[str, QuantizerSpec]],
+        report: Report,
+    ) -> nn.Module | None:
+        """The quantised twin of a module, or None with a line in the report."""
+        kind = type(module).__name__
+        if type(module) not in _TWINS:
+            has_parameters = any(True for _ in module.parameters(recurse=False))
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm1d | nn.BatchNorm2d):
+                reason = f"a subclass of {type(module).__mro__[1].__name__} may compute something else"
+                report.skipped.append(Skipped(name, kind, reason))
+            elif has_parameters or not (list(module.children()) or isinstance(module, _NEUTRAL)):
+                report.skipped.append(Skipped(name, kind, "no quantised twin"))
+            return None
+        if name == "":
+            return None  # the root itself cannot be swapped in place
+        roles = specs[name]
+        if isinstance(module, nn.Conv2d) and (reason := _unsupported(module)):
+            report.skipped.append(Skipped(name, kind, reason))
+            return None
+        operands = {r: s for r, s in roles.items() if tensor_of(r) in ("activation", "weight", "error")}
+        stored = {r: s for r, s in roles.items() if r in OPTIMIZER_ROLES}
+        if _is_compute(module) and not operands and not stored:
+            report.skipped.append(Skipped(name, kind, "the recipe gives it no format"))
+            return None
+        twin = _adopt(module, _TWINS[type(module)])
+        if isinstance(twin, Linear | Conv2d):
+            twin.slots = Slots(operands, name, self.seed)
+            twin.accumulator = Accumulator()
+            for role, spec in operands.items():
+                estimator = spec.estimator.value if tensor_of(role) != "error" else ""
+                report.rows.append(Row(f"{name}:{role}", _covers(role), str(spec), estimator))
+        for role, spec in stored.items():
+            parameters = " ".join(n for n, _ in module.named_parameters(recurse=False))
+            kept = "weight" if _is_compute(module) else parameters
+            report.rows.append(Row(f"{name}:{role}", f"optimiser, of {kept}", str(spec)))
+        return twin
+
+    def replacements(
+        self,
+        graph: fx.Graph | None,
+        specs: dict[str, dict[str, QuantizerSpec]],
+        report: Report,
+    ) -> dict[nn.Module, nn.Module]:
+        """ReLUs in front of binary and ternary slots -> what the recipe names instead."""
+        modules = dict(self.model.named_modules())
+        signed = {name for name, roles in specs.items() if _signed_slot(roles)}
+        if graph is None:
+            culprits = {n: "a signed slot" for n, m in modules.items() if isinstance(m, nn.ReLU) and signed}
+        else:
+            culprits = {}
+            for node in graph.nodes:
+                if node.op == "call_module" and node.target in signed:
+                    relu = _relu_before(node, modules)
+                    if relu is not None and relu.op != "call_module":
+                        raise _constant_slot(describe(relu, modules), str(node.target), self.recipe)
+                    if relu is not None:
+                        culprits[str(relu.target)] = str(node.target)
+        swaps: dict[nn.Module, nn.Module] = {}
+        for name, consumer in culprits.items():
+            kind = self.recipe.replace.get("ReLU")
+            if kind not in _REPLACEMENTS:
+                raise _constant_slot(f"{name} (ReLU)", consumer, self.recipe)
+            swaps[modules[name]] = _REPLACEMENTS[kind]()
+            report.replaced.append(Row(name, "replaced", f"ReLU -> {kind}", f"in front of {consumer}"))
+        return swaps
+
+
+def _signed_slot(roles: dict[str, QuantizerSpec]) -> bool:
+    spec = roles.get("forward.activation", roles.get("activation"))
+    return spec is not None and isinstance(spec.format, Binary | Ternary)
+
+
+def _constant_slot(relu: str, consumer: str, recipe: Recipe) -> InvalidValueError:
+    return InvalidValueError(
+        "a binary or ternary slot behind a ReLU would be constant",
+        got=relu,
+        where=f"in front of {consumer}",
+        fix=f"use nn.Hardtanh() there, or name a module replacement in recipe {recipe.name}: "
+        '[replace] ReLU = "Hardtanh"',
+    )
+
+
+def _relu_before(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
+    """The ReLU whose values reach this node unmixed, if any."""
+    current = node
+    while current.all_input_nodes:
+        current = current.all_input_nodes[0]
+        module = modules.get(str(current.target)) if current.op == "call_module" else None
+        functional = getattr(current.target, "__name__", current.target)
+        if isinstance(module, nn.ReLU) or (module is None and functional in ("relu", "relu_")):
+            return current
+        if not (is_flatten(current) or isinstance(module, _NEUTRAL) and not isinstance(module, nn.Hardtanh)):
+            return None
+    return None
+
+
+def _covers(role: str) -> str:
+    if role in OPERANDS:
+        return role
+    return " + ".join(o for o in OPERANDS if tensor_of(o) == role)
+
+
+def _unsupported(conv: nn.Conv2d) -> str | None:
+    if conv.groups != 1:
+        return f"groups = {conv.groups}; only 1 is quantised"
+    if conv.dilation != (1, 1):
+        return f"dilation = {conv.dilation}; only 1 is quantised"
+    if conv.padding_mode != "zeros":
+        return f"padding_mode = {conv.padding_mode!r}; only zeros is quantised"
+    try:
+        conv_padding(conv)
+    except InvalidValueError as error:
+        return str(error)
+    return None
+
+
+def _is_compute(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | nn.Conv2d)
+
+
+def _adopt(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """A module of another class that holds the same Parameters, buffers, hooks and settings."""
+    twin = kind.__new__(kind)
+    twin.__dict__.update(module.__dict__)
+    # containers of the module's own, so that adding a submodule to one leaves the other alone
+    for name in ("_parameters", "_buffers", "_modules"):
+        twin.__dict__[name] = dict(module.__dict__[name])
+    return twin
+
+
+def _plain_copy(module: nn.Module) -> nn.Module:
+    plain = _adopt(module, _PLAIN[type(module)])
+    plain.__dict__.pop("fold", None)
+    for child in ("slots", "accumulator"):
+        plain.__dict__["_modules"].pop(child, None)
+    return plain
+
+
+def _swap(model: nn.Module, swaps: dict[nn.Module, nn.Module]) -> None:
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child in swaps:
+                parent._modules[name] = swaps[child]
+
+
+def _execution_order(model: nn.Module) -> list[str]:
+    try:
+        return [str(n.target) for n in trace(model).nodes if n.op == "call_module"]
+    except UntraceableError:
+        return [name for name, _ in model.named_modules()]
+
+
+def _install_step(model: nn.Module) -> None:
+    if hasattr(model, STEP_BUFFER):
+        raise InvalidValueError(f"the name {STEP_BUFFER} is free on the root module", got="taken")
+    model.register_buffer(STEP_BUFFER, torch.zeros((), dtype=torch.int64))
+    model.__dict__["_bitwright_hooks"] = (
+        model.register_forward_pre_hook(_tick),
+        model.register_load_state_dict_pre_hook(_default_step),
+    )
+
+
+def _tick(model: nn.Module, _: Any) -> None:
+    """Before each training forward: count it, and let the scales move."""
+    if not model.training:
+        return
+    step = model.get_buffer(STEP_BUFFER)
+    step += 1
+    for quantizer in quantizers(model):
+        quantizer.tick(int(step))
+
+
+def _default_step(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    # a float checkpoint has no step counter, and loads strictly all the same
+    state_dict.setdefault(prefix + STEP_BUFFER, module.get_buffer(STEP_BUFFER))

@@ -1,0 +1,249 @@
+"""Recipes: which format each tensor of training has. Data; this file reads and checks it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from bitwright.errors import FileFormatError, InvalidTypeError, InvalidValueError, unknown_name
+from bitwright.formats import Format, Rounding, parse
+from bitwright.nn import OPERANDS, SHORT_NAMES, check_reduction
+from bitwright.quantize import Controller, Estimator, MaxAbs, QuantizerSpec, Static
+
+OPTIMIZER_ROLES = ("weight_grad", "primal", "state")
+ROLES = (*SHORT_NAMES, *OPERANDS, *OPTIMIZER_ROLES)
+"""Every tensor of training that a recipe can name."""
+
+OPTIMIZERS = ("Adam", "AdamW", "Adamax", "SGD", "RMSprop")
+LOSSES = ("cross-entropy", "squared-hinge")
+POSITIONS = ("first", "last")
+
+Roles = Mapping[str, QuantizerSpec | None]
+
+
+@dataclass(frozen=True)
+class LayerRule:
+    """An exception for some layers.
+
+    Args:
+        key: exact qualified name, glob, module type, or first / last compute layer in execution order.
+        roles: role -> spec; None keeps that tensor in float.
+        optional: a key that matches nothing is then no error.
+    """
+
+    key: str
+    roles: Roles
+    optional: bool = False
+
+    def precision(self, name: str, kind: str, position: frozenset[str]) -> int:
+        """How specific the match is: 0 none, 1 position, 2 type, 3 glob, 4 exact name."""
+        if self.key == name:
+            return 4
+        if self.key == kind:
+            return 2
+        if self.key in POSITIONS:
+            return int(self.key in position)
+        return 3 * fnmatchcase(name, self.key)
+
+
+@dataclass(frozen=True)
+class OptimizerRule:
+    """How the weights move.
+
+    Args:
+        name: class in torch.optim.
+        lr: learning rate; lr_final: at the end of an exponential decay.
+        step_scale: "glorot" multiplies a compute layer's step by sqrt((fan_in + fan_out) / 1.5)
+            (QNN: c_l, section 1), or None.
+        clip: bounds of the stored weights of quantised compute layers, or None.
+    """
+
+    name: str = "Adam"
+    lr: float = 1e-3
+    lr_final: float = 1e-6
+    step_scale: str | None = None
+    clip: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Role -> quantiser, exceptions by layer, and the optimiser and loss that go with them."""
+
+    name: str
+    title: str = ""
+    paper: str = ""
+    roles: Roles = field(default_factory=dict)
+    layers: tuple[LayerRule, ...] = ()
+    replace: Mapping[str, str] = field(default_factory=dict)
+    """Module type -> type that takes its place in front of a binary or ternary slot."""
+    optimizer_rule: OptimizerRule = field(default_factory=OptimizerRule)
+    loss: str = "cross-entropy"
+    initial_weights: str | None = None
+
+    @property
+    def quantises(self) -> bool:
+        """Whether any tensor has a format."""
+        tables = (self.roles, *(rule.roles for rule in self.layers))
+        return any(spec is not None for table in tables for spec in table.values())
+
+    def specs(self, name: str, kind: str, position: frozenset[str]) -> dict[str, QuantizerSpec]:
+        """role -> spec for one layer; for each role the most specific rule wins."""
+        chosen: dict[str, tuple[int, QuantizerSpec | None]] = {
+            role: (0, spec) for role, spec in self.roles.items()
+        }
+        for rule in self.layers:
+            precision = rule.precision(name, kind, position)
+            for role, spec in rule.roles.items() if precision else ():
+                if precision >= chosen.get(role, (0, None))[0]:
+                    chosen[role] = (precision, spec)
+        return {role: spec for role, (_, spec) in chosen.items() if spec is not None}
+
+    def optimizer(self, model: Any, lr: float | None = None) -> Any:
+        """This recipe's optimiser for a quantised (or, for `float`, plain) model.
+
+        Args:
+            model: as `quantize_` left it.
+            lr: overrides the recipe's learning rate.
+        """
+        from bitwright.recipes.optimizer import build_optimizer
+
+        return build_optimizer(self, model, lr)
+
+
+def recipe(name: str | Path | Recipe, **roles: Any) -> Recipe:
+    """A recipe by name or TOML file, with any role replaced: `recipe("qnn", error="fixed12.8")`.
+
+    Operands are named with an underscore for the dot: `forward_weight="int8"`. A value is a format's
+    name, "float", a table as in the TOML files, or a `QuantizerSpec`.
+    """
+    if isinstance(name, Recipe):
+        found = name
+    elif isinstance(name, Path) or str(name).endswith(".toml"):
+        found = _read(Path(name).name, _file_text(Path(name)))
+    elif str(name) in names():
+        found = _read(str(name), resources.files(__package__).joinpath(f"{name}.toml").read_text())
+    else:
+        raise unknown_name("recipe", str(name), names())
+    if not roles:
+        return found
+    by_keyword = {role.replace(".", "_"): role for role in ROLES}
+    changed = dict(found.roles)
+    for keyword, value in roles.items():
+        role = by_keyword.get(keyword.replace(".", "_"))
+        if role is None:
+            raise unknown_name("role", keyword, ROLES)
+        changed[role] = parse_spec(value, role, f"recipe {found.name}")
+    return replace(found, roles=changed)
+
+
+def names() -> tuple[str, ...]:
+    """The recipes that come with the library."""
+    files = resources.files(__package__).iterdir()
+    return tuple(sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml")))
+
+
+def parse_spec(value: Any, role: str, where: str) -> QuantizerSpec | None:
+    """A spec from a format's name, "float" or None, a table, or a spec."""
+    if role not in ROLES:
+        raise unknown_name("role", role, ROLES)
+    spec = _spec(value, f"role {role} of {where}")
+    if spec is not None and (problem := check_reduction(role, spec)):
+        raise InvalidValueError(problem, where=where, fix='use per = "tensor"')
+    return spec
+
+
+def _spec(value: Any, where: str) -> QuantizerSpec | None:
+    if value is None or value == "float":
+        return None
+    if isinstance(value, QuantizerSpec):
+        return value
+    if isinstance(value, str | Format):
+        return QuantizerSpec(parse(value))
+    if not isinstance(value, Mapping):
+        raise InvalidTypeError("a spec is a format's name or a table", got=repr(value), where=where)
+    known = {"format", "controller", "per", "power_of_two", "scale", "rounding", "estimator"}
+    _check_keys(value, known, where)
+    if "format" not in value:
+        raise InvalidValueError("a spec names its format", got=dict(value), where=where)
+    return QuantizerSpec(
+        parse(value["format"]),
+        _controller(value, where),
+        Rounding.of(value.get("rounding", Rounding.NEAREST_EVEN)),
+        Estimator.of(value.get("estimator", Estimator.STRAIGHT_THROUGH)),
+    )
+
+
+def _controller(value: Mapping[str, Any], where: str) -> Controller:
+    name = value.get("controller", "static")
+    if name == "static":
+        _check_keys(value, {"format", "controller", "scale", "rounding", "estimator"}, where)
+        return Static(value.get("scale"))
+    if name == "max-abs":
+        if "scale" in value:
+            raise InvalidValueError("a max-abs controller sets its scale itself", where=where)
+        return MaxAbs(value.get("per", "tensor"), bool(value.get("power_of_two", False)))
+    raise unknown_name("controller", str(name), ("static", "max-abs"))
+
+
+def _file_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileFormatError("a recipe is a readable TOML file", got=error, where=path) from error
+
+
+def _read(where: str, text: str) -> Recipe:
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FileFormatError("a recipe is a TOML file", got=error, where=where) from error
+    where = f"recipe {where}"
+    _check_keys(
+        table,
+        {"name", "title", "paper", "roles", "layers", "replace", "optimizer", "training"},
+        where,
+    )
+    training = table.get("training", {})
+    _check_keys(training, {"loss", "initial_weights"}, where)
+    optimizer = dict(table.get("optimizer", {}))
+    _check_keys(optimizer, {f.name for f in fields(OptimizerRule)}, where)
+    if optimizer.get("name", "Adam") not in OPTIMIZERS:
+        raise unknown_name("optimizer", str(optimizer["name"]), OPTIMIZERS)
+    if optimizer.get("step_scale") not in (None, "glorot"):
+        raise unknown_name("step_scale", str(optimizer["step_scale"]), ("glorot",))
+    if "clip" in optimizer:
+        low, high = optimizer["clip"]
+        optimizer["clip"] = (float(low), float(high))
+    loss = training.get("loss", "cross-entropy")
+    if loss not in LOSSES:
+        raise unknown_name("loss", str(loss), LOSSES)
+    if training.get("initial_weights") not in (None, "uniform"):
+        raise unknown_name("initial_weights", str(training["initial_weights"]), ("uniform",))
+    return Recipe(
+        name=str(table.get("name", where)),
+        title=str(table.get("title", "")),
+        paper=str(table.get("paper", "")),
+        roles={r: parse_spec(v, r, where) for r, v in table.get("roles", {}).items()},
+        layers=tuple(_layer_rule(k, v, where) for k, v in table.get("layers", {}).items()),
+        replace=dict(table.get("replace", {})),
+        optimizer_rule=OptimizerRule(**optimizer),
+        loss=loss,
+        initial_weights=training.get("initial_weights"),
+    )
+
+
+def _layer_rule(key: str, table: Mapping[str, Any], where: str) -> LayerRule:
+    where = f"layers.{key} of {where}"
+    roles = {r: parse_spec(v, r, where) for r, v in table.items() if r != "optional"}
+    return LayerRule(key, roles, bool(table.get("optional", False)))
+
+
+def _check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise InvalidValueError(str(unknown_name("key", key, known)), where=where)
