@@ -46,12 +46,13 @@ Fault first_nan(const float* samples, int64_t size, int64_t image) {
 // Codes of the input format to bytes (code + zero); the index of the first out of range, or size.
 template <typename Code>
 int64_t copy_codes(const Code* codes, int64_t size, const Input& input, uint8_t* out) {
-    for (int64_t i = 0; i < size; ++i) {
-        const int32_t code = codes[i];
-        if (code < input.low || code > input.high) return i;
-        out[i] = static_cast<uint8_t>(code + input.zero());
+    const auto outside = [&input](Code code) { return code < input.low || code > input.high; };
+    bool valid = true;
+    for (int64_t i = 0; i < size; ++i) {  // no early exit: the compiler makes vectors of it
+        valid &= !outside(codes[i]);
+        out[i] = static_cast<uint8_t>(codes[i] + input.zero());
     }
-    return size;
+    return valid ? size : std::find_if(codes, codes + size, outside) - codes;
 }
 
 // Codes -1 and +1 to bits, 8 to a byte; the index of the first other code, or size.
@@ -108,17 +109,16 @@ Fault Program::load(const Batch& batch, int64_t image, Workspace& workspace, int
     std::byte* place = workspace.buffers.front().data() + slot * layout.image_bytes();
     // Flat order is already pixel order if the pixels are dense and one of C and H * W is 1.
     const bool bits = layout.element == Element::bits;
-    const bool direct = layout.dense() && (layout.shape.pixels() == 1 ||
-                                           (!bits && layout.shape.channels == 1));
+    const bool direct =
+        layout.dense() && (layout.shape.pixels() == 1 || (!bits && layout.shape.channels == 1));
     auto* flat = reinterpret_cast<uint8_t*>(direct ? place : workspace.scratch.data());
 
     if (batch.type == SampleType::float32) {
         const float* samples = static_cast<const float*>(batch.samples) + image * size;
-        const bool nan =
-            bits ? kernels_.sign.run({samples, size, flat})
-                 : kernels_.quantize.run({samples, size, input_.scale,
-                                          static_cast<float>(input_.low),
-                                          static_cast<float>(input_.high), input_.zero(), flat});
+        const bool nan = bits ? kernels_.sign.run({samples, size, flat})
+                              : kernels_.quantize.run(
+                                    {samples, size, input_.scale, static_cast<float>(input_.low),
+                                     static_cast<float>(input_.high), input_.zero(), flat});
         if (nan) return first_nan(samples, size, image);
     } else {
         const auto* signed_codes = static_cast<const int8_t*>(batch.samples) + image * size;
@@ -150,7 +150,6 @@ void Program::run_product(const Product& product, const Bytes& input, Bytes& out
     args.tiles = product.tiles;
     args.constants = product.constants.data();
     args.constant_offset = product.constant_offset.data();
-    args.flips = product.flips.data();
     args.output = output.data();
     args.output_group = product.group_images * product.output_image_bytes;
     args.output_offset = product.output_offset.data();
@@ -221,14 +220,13 @@ void Program::capture(const Batch& batch, const Workspace& workspace, int64_t fi
             const std::byte* from = workspace.buffers[i].data() + image * layout.image_bytes();
             for (int64_t c = 0; c < shape.channels; ++c) {
                 for (int64_t p = 0; p < shape.pixels(); ++p) {
-                    const std::byte* pixel =
-                        from + layout.offset(p / shape.width, p % shape.width);
+                    const std::byte* pixel = from + layout.offset(p / shape.width, p % shape.width);
                     if (sums) {
                         std::memcpy(to, pixel + 4 * c, 4);
                         to += 4;
                     } else if (layout.element == Element::bytes) {
-                        *to++ = static_cast<std::byte>(std::to_integer<int>(pixel[c]) -
-                                                       input_.zero());
+                        *to++ =
+                            static_cast<std::byte>(std::to_integer<int>(pixel[c]) - input_.zero());
                     } else {
                         const bool bit = (std::to_integer<unsigned>(pixel[c / 8]) >> (c % 8)) & 1U;
                         *to++ = static_cast<std::byte>(bit ? 1 : -1);
@@ -239,11 +237,12 @@ void Program::capture(const Batch& batch, const Workspace& workspace, int64_t fi
     }
 }
 
-// Images [begin, end), in chunks of nearly equal size.
+// Images [begin, end), in chunks of nearly equal size, whole tiles of 8 rows where they are many.
 Fault Program::run_slice(const Batch& batch, int64_t begin, int64_t end) const {
     if (begin == end) return {};
     const int64_t chunks = ceil_div(end - begin, chunk_);
-    const int64_t step = ceil_div(end - begin, chunks);
+    const int64_t step =
+        std::min({round_up(ceil_div(end - begin, chunks), 8), chunk_, end - begin});
     auto workspace = borrow(step);
     Fault fault;
     for (int64_t first = begin; first < end && fault.kind == Fault::Kind::none; first += step) {

@@ -13,19 +13,22 @@ namespace {
 
 enum class Epilogue { bits, sums };
 
+// acc += dot of 4 unsigned bytes and 4 signed ones, per lane. With the intrinsic, GCC 12 copies
+// every accumulator twice per instruction (1.5x the time); an in-place operand leaves no choice.
+inline void multiply_add(__m512i& acc, __m512i bytes, __m512i weights) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(bytes), "v"(weights));
+}
+
 template <Epilogue E, int NT>
-inline void store(const ProductArgs& args, const __m512i (&acc)[NT], int64_t tile,
-                  const int32_t* constants, std::byte* out) {
+inline void store(const __m512i (&acc)[NT], int64_t tile, const int32_t* constants,
+                  std::byte* out) {
     for (int t = 0; t < NT; ++t) {
-        const __m512i constant = _mm512_loadu_si512(constants + (tile + t) * kByteLanes);
+        const __m512i constant = _mm512_loadu_si512(constants + (tile + t) * kLanes);
         if constexpr (E == Epilogue::bits) {
             const __mmask16 raw = _mm512_cmpge_epi32_mask(acc[t], constant);
-            const int64_t byte = 2 * (tile + t);
-            out[byte] = static_cast<std::byte>((raw & 0xFF) ^ args.flips[byte]);
-            out[byte + 1] = static_cast<std::byte>((raw >> 8) ^ args.flips[byte + 1]);
+            __builtin_memcpy(out + 2 * (tile + t), &raw, sizeof raw);
         } else {
-            _mm512_storeu_si512(out + (tile + t) * kByteLanes * 4,
-                                _mm512_add_epi32(constant, acc[t]));
+            _mm512_storeu_si512(out + (tile + t) * kLanes * 4, _mm512_add_epi32(constant, acc[t]));
         }
     }
 }
@@ -35,7 +38,7 @@ template <Epilogue E, int M, int NT>
 inline __attribute__((always_inline)) void block(const ProductArgs& args, int64_t tile,
                                                  const std::byte* input, std::byte* output,
                                                  int64_t at) {
-    const int64_t tile_bytes = args.runs * args.run_units * kByteLanes * kDot;
+    const int64_t tile_bytes = args.runs * args.run_units * kLanes * kDot;
     const std::byte* weights = args.weights + tile * tile_bytes;
     const std::byte* rows[M];
     for (int m = 0; m < M; ++m) rows[m] = input + args.input_offset[at + m];
@@ -54,20 +57,22 @@ inline __attribute__((always_inline)) void block(const ProductArgs& args, int64_
                 int32_t four;
                 __builtin_memcpy(&four, rows[m] + i, sizeof four);
                 const __m512i a = _mm512_set1_epi32(four);
-                for (int t = 0; t < NT; ++t) acc[m][t] = _mm512_dpbusd_epi32(acc[m][t], a, w[t]);
+                for (int t = 0; t < NT; ++t) multiply_add(acc[m][t], a, w[t]);
             }
-            weights += kByteLanes * kDot;
+            weights += kLanes * kDot;
         }
     }
     for (int m = 0; m < M; ++m) {
-        store<E, NT>(args, acc[m], tile, args.constants + args.constant_offset[at + m],
+        store<E, NT>(acc[m], tile, args.constants + args.constant_offset[at + m],
                      output + args.output_offset[at + m]);
     }
 }
 
-// All rows times NT tiles, MMax rows at a time.
+// All rows times NT tiles, MMax rows at a time. The copy tells the compiler that what a kernel
+// stores cannot change its arguments: worth a tenth of the time.
 template <Epilogue E, int MMax, int NT>
-void tiles(const ProductArgs& args, int64_t tile) {
+void tiles(const ProductArgs& given, int64_t tile) {
+    const ProductArgs args = given;
     const std::byte* input = args.input;
     std::byte* output = args.output;
     for (int64_t left = args.rows; left > 0; left -= args.group_rows) {
@@ -75,7 +80,7 @@ void tiles(const ProductArgs& args, int64_t tile) {
         int64_t at = 0;
         for (; at + MMax <= rows; at += MMax) block<E, MMax, NT>(args, tile, input, output, at);
         switch (rows - at) {
-            // clang-format off
+                // clang-format off
             case 1: block<E, 1, NT>(args, tile, input, output, at); break;
             case 2: block<E, 2, NT>(args, tile, input, output, at); break;
             case 3: block<E, 3, NT>(args, tile, input, output, at); break;
@@ -84,7 +89,7 @@ void tiles(const ProductArgs& args, int64_t tile) {
             case 6: if constexpr (MMax > 6) block<E, 6, NT>(args, tile, input, output, at); break;
             case 7: if constexpr (MMax > 7) block<E, 7, NT>(args, tile, input, output, at); break;
             default: break;
-            // clang-format on
+                // clang-format on
         }
         input += args.input_group;
         output += args.output_group;

@@ -11,7 +11,7 @@ namespace bitwright {
 // word of 64 bits (bgemm) or 4 bytes (u8s8). The rows of a group of images have their places
 // listed once; the next group lies input_group / output_group bytes further.
 //
-// *_bits kernels write bit n of a row: (acc >= T) xor flip, where
+// *_bits kernels write bit n of a row: acc >= T, where
 //   bgemm  computes pc = sum of popcount(activation xor weight) and tests pc <= constant
 //   u8s8   computes acc = sum of byte * weight and tests acc >= constant
 // *_sums kernels write int32 sums:
@@ -25,10 +25,9 @@ struct ProductArgs {
     int64_t run_units;
     int64_t run_stride;  // bytes from one run to the next
     const std::byte* weights;
-    int64_t tiles;                   // of 8 channels (bgemm) or 16 (u8s8)
-    const int32_t* constants;        // [kind of row][tiles * lanes]
+    int64_t tiles;                   // of 16 channels
+    const int32_t* constants;        // [kind of row][tiles * 16]
     const int32_t* constant_offset;  // [group_rows] elements to the row's constants
-    const uint8_t* flips;            // one bit per channel, channel 0 lowest
     std::byte* output;
     int64_t output_group;
     const int32_t* output_offset;  // [group_rows] bytes to channel 0

@@ -6,9 +6,11 @@
 //          unused bits and the margin are 0
 //   bytes  one pixel = C bytes, code + zero; the margin holds `zero`
 //   sums   one pixel = int32 accumulators, channels rounded up to 16; no margin
-// Weights are tiles of output channels, one channel per SIMD lane:
-//   bits   [tile of 8][word of the taps][8 lanes] uint64
-//   bytes  [tile of 16][group of 4 taps][16 lanes][4] int8, +1 or -1, absent taps 0
+// Weights are tiles of 16 output channels, one channel per SIMD lane:
+//   bits   [tile][word of the taps][even channels, odd channels][8] uint64
+//   bytes  [tile][group of 4 taps][16 channels][4] int8, +1 or -1, absent taps 0
+// Even and odd channels apart, because 64-bit counts of two registers then merge into 32-bit
+// counts in channel order with one instruction.
 #pragma once
 
 #include <bit>
@@ -18,12 +20,11 @@ namespace bitwright {
 
 static_assert(std::endian::native == std::endian::little, "packed words are little-endian");
 
-inline constexpr int64_t kWordBits = 64;   // channels in one word of bits
-inline constexpr int64_t kWordBytes = 8;   // bytes in one word of bits
-inline constexpr int64_t kBitLanes = 8;    // output channels in one tile of bit weights
-inline constexpr int64_t kByteLanes = 16;  // output channels in one tile of byte weights
-inline constexpr int64_t kDot = 4;         // taps that one 32-bit lane multiplies at once
-inline constexpr int64_t kSlack = 64;      // readable bytes after every activation buffer
+inline constexpr int64_t kWordBits = 64;  // channels in one word of bits
+inline constexpr int64_t kWordBytes = 8;  // bytes in one word of bits
+inline constexpr int64_t kLanes = 16;     // output channels in one tile of weights
+inline constexpr int64_t kDot = 4;        // taps that one 32-bit lane multiplies at once
+inline constexpr int64_t kSlack = 64;     // readable bytes after every activation buffer
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
@@ -54,7 +55,7 @@ struct Layout {
             case Element::bytes:
                 return shape.channels;
             case Element::sums:
-                return 4 * round_up(shape.channels, kByteLanes);
+                return 4 * round_up(shape.channels, kLanes);
         }
         return 0;
     }
@@ -68,19 +69,24 @@ struct Layout {
     constexpr bool dense() const { return margin_h == 0 && margin_w == 0; }
 };
 
-// Tiles of 8 channels; index of the word of channel n, counted in words.
+// Place of channel n among the 16 words of its tile.
+constexpr int64_t bit_lane(int64_t n) {
+    return n % 2 * (kLanes / 2) + n % kLanes / 2;
+}
+
+// Index of a word of channel n, counted in words.
 struct BitWeights {
     int64_t words = 0;  // per channel
     constexpr int64_t index(int64_t n, int64_t word) const {
-        return (n / kBitLanes * words + word) * kBitLanes + n % kBitLanes;
+        return (n / kLanes * words + word) * kLanes + bit_lane(n);
     }
 };
 
-// Tiles of 16 channels; index of tap 4 * group + i of channel n, counted in bytes.
+// Index of tap 4 * group + i of channel n, counted in bytes.
 struct ByteWeights {
     int64_t groups = 0;  // of 4 taps, per channel
     constexpr int64_t index(int64_t n, int64_t group, int64_t i) const {
-        return ((n / kByteLanes * groups + group) * kByteLanes + n % kByteLanes) * kDot + i;
+        return ((n / kLanes * groups + group) * kLanes + n % kLanes) * kDot + i;
     }
 };
 

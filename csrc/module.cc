@@ -64,9 +64,10 @@ void set_input_binary(Program& program, const Triple& shape) {
     program.set_input({InputKind::binary, {shape[0], shape[1], shape[2]}});
 }
 
-std::tuple<int64_t, int64_t, int64_t> add_product(Program& program, const Matrix& weights, const Geometry& geometry,
-                   const std::optional<Vector<int32_t>>& thresholds,
-                   const std::optional<Vector<uint8_t>>& flips) {
+std::tuple<int64_t, int64_t, int64_t> add_product(Program& program, const Matrix& weights,
+                                                  const Geometry& geometry,
+                                                  const std::optional<Vector<int32_t>>& thresholds,
+                                                  const std::optional<Vector<uint8_t>>& flips) {
     require(!program.layouts().empty(), "a program begins with its input");
     const auto channels = static_cast<int64_t>(weights.shape(0));
     const Window window = window_of(geometry);
@@ -79,7 +80,8 @@ std::tuple<int64_t, int64_t, int64_t> add_product(Program& program, const Matrix
     return tuple_of(program.last().shape);
 }
 
-std::tuple<int64_t, int64_t, int64_t> add_pool(Program& program, const Geometry& geometry, const Vector<uint8_t>& flips) {
+std::tuple<int64_t, int64_t, int64_t> add_pool(Program& program, const Geometry& geometry,
+                                               const Vector<uint8_t>& flips) {
     require(!program.layouts().empty(), "a program begins with its input");
     program.add_pool(window_of(geometry), exactly(flips, program.last().shape.channels));
     return tuple_of(program.last().shape);
@@ -118,9 +120,9 @@ std::tuple<int, int64_t, int64_t> run(const Program& program, const Samples& sam
     for (size_t i = 0; i < captures.size(); ++i) {
         const Layout& layout = program.layouts()[i];
         const int64_t item = layout.element == Element::sums ? 4 : 1;
-        require(static_cast<int64_t>(captures[i].nbytes()) ==
-                    images * layout.shape.elements() * item,
-                "a capture of the right size");
+        require(
+            static_cast<int64_t>(captures[i].nbytes()) == images * layout.shape.elements() * item,
+            "a capture of the right size");
         targets.push_back(static_cast<std::byte*>(captures[i].data()));
     }
     const Batch batch{samples.data(), sample_type(samples, input), images,

@@ -14,25 +14,32 @@ namespace {
 constexpr std::align_val_t kAlignment{64};
 constexpr int64_t kGroupRows = 64;  // a group has at least this many rows, if there are as many
 
-// Canonical bit of tap (c, y, x) of output channel n.
-class CanonicalBits {
+// The bit of tap (c, y, x) of output channel n, negated where the channel is flipped.
+class WeightBits {
   public:
-    CanonicalBits(const ProductSpec& spec, int64_t channels)
-        : bits_(spec.weights),
+    WeightBits(const ProductSpec& spec, int64_t channels)
+        : spec_(spec),
           kernel_h_(spec.window.kernel_h),
           kernel_w_(spec.window.kernel_w),
-          row_bytes_(ceil_div(channels * spec.window.taps(), 8)) {}
+          taps_(channels * spec.window.taps()),
+          row_bytes_(ceil_div(taps_, 8)) {}
 
     unsigned operator()(int64_t n, int64_t c, int64_t y, int64_t x) const {
         const int64_t i = (c * kernel_h_ + y) * kernel_w_ + x;
-        return (bits_[n * row_bytes_ + i / 8] >> (i % 8)) & 1U;
+        return ((row(n)[i / 8] >> (i % 8)) & 1U) ^ (spec_.flipped(n) ? 1U : 0U);
     }
-    const uint8_t* row(int64_t n) const { return bits_ + n * row_bytes_; }
-    int64_t row_bytes() const { return row_bytes_; }
+    // Sum of the weights of channel n, +1 or -1 each.
+    int64_t sum(int64_t n) const {
+        int64_t ones = 0;
+        for (int64_t i = 0; i < row_bytes_; ++i) ones += std::popcount(unsigned{row(n)[i]});
+        return spec_.flipped(n) ? taps_ - 2 * ones : 2 * ones - taps_;
+    }
 
   private:
-    const uint8_t* bits_;
-    int64_t kernel_h_, kernel_w_, row_bytes_;
+    const uint8_t* row(int64_t n) const { return spec_.weights + n * row_bytes_; }
+
+    const ProductSpec& spec_;
+    int64_t kernel_h_, kernel_w_, taps_, row_bytes_;
 };
 
 // The taps [y0, y1) x [x0, x1) of one output pixel that lie inside the image.
@@ -54,21 +61,13 @@ int64_t floor_half(int64_t a) {
     return a >> 1;
 }
 
-void set_flips(Product& product, const ProductSpec& spec) {
-    if (spec.flips == nullptr) return;
-    for (int64_t n = 0; n < spec.channels; ++n) {
-        auto& byte = product.flips[static_cast<size_t>(n / 8)];
-        byte = static_cast<uint8_t>(byte | (spec.flips[n] != 0 ? 1U : 0U) << (n % 8));
-    }
-}
-
 // The kernel sees a padded tap as C channels of -1, so it counts too much:
 //   acc = (K - 2 pc) - sum over padded taps of (C - 2 popcount(w)) = base - 2 pc
 //   acc >= T  <=>  pc <= floor((base - T) / 2)
-void fold_bit_constants(Product& product, const ProductSpec& spec, const CanonicalBits& weight) {
+void fold_bit_constants(Product& product, const ProductSpec& spec, const WeightBits& weight) {
     const Window& window = spec.window;
     const int64_t channels = product.input.shape.channels;
-    const int64_t padded = product.tiles * kBitLanes, taps_k = channels * window.taps();
+    const int64_t padded = product.tiles * kLanes, taps_k = channels * window.taps();
 
     std::map<Inside, int32_t> kinds;
     for (int64_t y = 0; y < product.output.height; ++y) {
@@ -106,7 +105,7 @@ void fold_bit_constants(Product& product, const ProductSpec& spec, const Canonic
             const int64_t base = taps_k - (all - kept);
             int64_t constant = base;
             if (!product.sums) {
-                constant = std::clamp(floor_half(base - spec.thresholds[n]), int64_t{-1}, taps_k);
+                constant = std::clamp(floor_half(base - spec.threshold(n)), int64_t{-1}, taps_k);
             }
             product.constants[static_cast<size_t>(offset + n)] = static_cast<int32_t>(constant);
         }
@@ -115,26 +114,22 @@ void fold_bit_constants(Product& product, const ProductSpec& spec, const Canonic
 
 // Padding holds the byte of code 0, so one set of constants serves every pixel:
 //   acc = acc_bytes - zero * sum(w);  acc >= T  <=>  acc_bytes >= T + zero * sum(w)
-void fold_byte_constants(Product& product, const ProductSpec& spec, const CanonicalBits& weight,
+void fold_byte_constants(Product& product, const ProductSpec& spec, const WeightBits& weight,
                          int32_t zero) {
     const int64_t taps_k = product.input.shape.channels * spec.window.taps();
     const int64_t bound = 255 * taps_k + 1;
     const int32_t unused = product.sums ? 0 : INT32_MAX;
-    product.constants.assign(static_cast<size_t>(product.tiles * kByteLanes), unused);
+    product.constants.assign(static_cast<size_t>(product.tiles * kLanes), unused);
     product.pixel_constants.assign(static_cast<size_t>(product.output.pixels()), 0);
     for (int64_t n = 0; n < spec.channels; ++n) {
-        int64_t sum = -taps_k;
-        for (int64_t i = 0; i < weight.row_bytes(); ++i) {
-            sum += 2 * std::popcount(static_cast<unsigned>(weight.row(n)[i]));
-        }
-        const int64_t shift = zero * sum;
+        const int64_t shift = zero * weight.sum(n);
         const int64_t constant =
-            product.sums ? -shift : std::clamp(spec.thresholds[n] + shift, -bound, bound);
+            product.sums ? -shift : std::clamp(spec.threshold(n) + shift, -bound, bound);
         product.constants[static_cast<size_t>(n)] = static_cast<int32_t>(constant);
     }
 }
 
-void pack_bit_weights(Product& product, const ProductSpec& spec, const CanonicalBits& weight) {
+void pack_bit_weights(Product& product, const ProductSpec& spec, const WeightBits& weight) {
     const Window& window = spec.window;
     const int64_t channels = product.input.shape.channels;
     const int64_t tap_words = ceil_div(channels, kWordBits);
@@ -157,7 +152,7 @@ void pack_bit_weights(Product& product, const ProductSpec& spec, const Canonical
     }
 }
 
-void pack_byte_weights(Product& product, const ProductSpec& spec, const CanonicalBits& weight) {
+void pack_byte_weights(Product& product, const ProductSpec& spec, const WeightBits& weight) {
     const Window& window = spec.window;
     const int64_t channels = product.input.shape.channels;
     const ByteWeights layout{product.runs * product.run_units};
@@ -181,8 +176,8 @@ void pack_byte_weights(Product& product, const ProductSpec& spec, const Canonica
 }  // namespace
 
 Bytes::Bytes(int64_t size, uint8_t fill)
-    : memory_(static_cast<std::byte*>(
-          ::operator new(static_cast<size_t>(size + kSlack), kAlignment))),
+    : memory_(
+          static_cast<std::byte*>(::operator new(static_cast<size_t>(size + kSlack), kAlignment))),
       size_(size) {
     std::memset(memory_.get(), fill, static_cast<size_t>(size + kSlack));
 }
@@ -213,12 +208,10 @@ Product pack_product(const ProductSpec& spec, const Layout& input, int32_t zero)
     product.run_units = ceil_div(run_bytes, bits ? kWordBytes : kDot);
     product.run_stride = input.row_bytes();
 
-    const int64_t lanes = bits ? kBitLanes : kByteLanes;
-    product.tiles = ceil_div(spec.channels, lanes);
-    product.flips.assign(static_cast<size_t>(product.tiles * lanes / 8), 0);
-    product.weights = Bytes(product.tiles * product.runs * product.run_units * 64);
-    const CanonicalBits weight(spec, input.shape.channels);
-    set_flips(product, spec);
+    product.tiles = ceil_div(spec.channels, kLanes);
+    const int64_t unit_bytes = kLanes * (bits ? kWordBytes : kDot);
+    product.weights = Bytes(product.tiles * product.runs * product.run_units * unit_bytes);
+    const WeightBits weight(spec, input.shape.channels);
     if (bits) {
         pack_bit_weights(product, spec, weight);
         fold_bit_constants(product, spec, weight);
@@ -240,9 +233,9 @@ void place(Product& product, const Layout& output) {
     for (int64_t image = 0; image < product.group_images; ++image) {
         for (int64_t pixel = 0; pixel < pixels; ++pixel) {
             const int64_t y = pixel / product.output.width, x = pixel % product.output.width;
-            const int64_t from = image * input.image_bytes() +
-                                 input.offset(y * window.stride_h - window.padding_h,
-                                              x * window.stride_w - window.padding_w);
+            const int64_t from =
+                image * input.image_bytes() + input.offset(y * window.stride_h - window.padding_h,
+                                                           x * window.stride_w - window.padding_w);
             const int64_t to = image * output.image_bytes() + output.offset(y, x);
             product.input_offset.push_back(static_cast<int32_t>(from));
             product.output_offset.push_back(static_cast<int32_t>(to));

@@ -47,7 +47,6 @@ struct Product {
     int64_t tiles, runs, run_units, run_stride;
     std::vector<int32_t> constants;
     std::vector<int32_t> pixel_constants;  // [output pixel] elements to its constants
-    std::vector<uint8_t> flips;
     // Filled by place().
     int64_t group_images = 0, output_image_bytes = 0;
     std::vector<int32_t> input_offset, constant_offset, output_offset;
@@ -61,6 +60,13 @@ struct ProductSpec {
     Window window;
     const int32_t* thresholds;  // [channels] or null: sums
     const uint8_t* flips;       // [channels], 0 or 1; null with thresholds null
+
+    bool flipped(int64_t n) const { return flips != nullptr && flips[n] != 0; }
+    // A flipped channel is packed with negated weights:
+    //   (acc >= T) xor 1  <=>  acc < T  <=>  -acc >= 1 - T
+    int64_t threshold(int64_t n) const {
+        return flipped(n) ? int64_t{1} - thresholds[n] : int64_t{thresholds[n]};
+    }
 };
 
 // `input` already has the window's padding as its margin. `zero` is the byte of code 0.

@@ -47,7 +47,7 @@ void Program::set_input(const Input& input) {
     layouts_.push_back({element, input.shape});
 }
 
-void Program::add_product(ProductSpec spec) {
+void Program::add_product(const ProductSpec& spec) {
     require_open();
     Layout& input = layouts_.back();
     require(input.element != Element::sums, "a product reads codes");

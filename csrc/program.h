@@ -71,7 +71,7 @@ class Program {
     explicit Program(const KernelTable& kernels) : kernels_(kernels) {}
 
     void set_input(const Input& input);
-    void add_product(ProductSpec spec);
+    void add_product(const ProductSpec& spec);
     void add_pool(const Window& window, const uint8_t* flips);
     void finish(const int64_t* multipliers, const int64_t* offsets, int shift);
 

@@ -51,7 +51,9 @@ def test_linear_sizes(isa, kind, k):
     for i, channels in enumerate(AROUND_TILES):
         batch = AROUND_TILES[(i + k) % len(AROUND_TILES)] % 40 + 1
         last = AROUND_TILES[(5 * i + k) % len(AROUND_TILES)]
-        check(*swap(isa, linear(rng, Input((k, 1, 1), **LINEAR_INPUTS[kind]), channels, last, batch)))
+        check(
+            *swap(isa, linear(rng, Input((k, 1, 1), **LINEAR_INPUTS[kind]), channels, last, batch))
+        )
 
 
 def swap(isa, case):
@@ -148,17 +150,26 @@ def test_thresholds_at_extremes(isa, kind, k):
     given = Input((k, 1, 1), **LINEAR_INPUTS[kind])
     top = 1 if given.scale is None else given.high
     low = -1 if given.scale is None else given.low
-    x = np.array([[low] * k, [top] * k, [low] * (k // 2) + [top] * (k - k // 2)]).astype(given.dtype)
+    x = np.array([[low] * k, [top] * k, [low] * (k // 2) + [top] * (k - k // 2)]).astype(
+        given.dtype
+    )
     reach = k * max(abs(low), top)
     near = [sign * reach + d for sign in (-1, 1) for d in (-2, -1, 0, 1, 2)]
     special = [INT32_MIN, INT32_MIN + 1, -(2**30), -1, 0, 1, 2**30, INT32_MAX - 1, INT32_MAX]
     thresholds = np.array([*near, *special] * 4, np.int32)
     channels = len(thresholds)
-    weight = np.repeat([1, -1], channels // 2)[:, None, None, None] * np.ones((1, k, 1, 1), np.int64)
+    weight = np.repeat([1, -1], channels // 2)[:, None, None, None] * np.ones(
+        (1, k, 1, 1), np.int64
+    )
     flip = np.tile(np.repeat([0, 1], channels // 4), 2).astype(np.uint8)
     identity = np.where(np.eye(channels, dtype=bool), 1, -1)[:, :, None, None]
     ones = np.ones(channels, np.int64)
-    stages = [Product(weight), Threshold(thresholds, flip), Product(identity), Output(ones, 0 * ones, 0)]
+    stages = [
+        Product(weight),
+        Threshold(thresholds, flip),
+        Product(identity),
+        Output(ones, 0 * ones, 0),
+    ]
     check(Network(given, stages), isa, x)
 
 
@@ -172,7 +183,10 @@ def test_quantisation_of_the_input(isa, low, high):
     for size in [1, 2, 15, 16, 17, 33, len(values)]:
         given = Input((size, 1, 1), scale, low, high)
         x = np.resize(values, (-(-len(values) // size), size))
-        stages = [Product(np.ones((1, size, 1, 1), np.int64)), Output(np.ones(1, int), np.zeros(1, int), 0)]
+        stages = [
+            Product(np.ones((1, size, 1, 1), np.int64)),
+            Output(np.ones(1, int), np.zeros(1, int), 0),
+        ]
         check(Network(given, stages), isa, x)
 
 
@@ -187,7 +201,13 @@ def test_codes_and_floats_agree(isa, kind):
     network.stages += [Product(signs(rng, (4, 24, 5, 7))), finish(rng, 4)]
     program = network.program(isa)
     expected = program.run(x)
-    for same in (codes, codes.reshape(6, -1), x.reshape(6, -1), np.asfortranarray(codes), codes[::1]):
+    for same in (
+        codes,
+        codes.reshape(6, -1),
+        x.reshape(6, -1),
+        np.asfortranarray(codes),
+        codes[::1],
+    ):
         np.testing.assert_array_equal(program.run(same), expected)
     check(network, isa, codes)
 
@@ -205,7 +225,9 @@ def test_threads_and_chunks_change_nothing(isa):
     whole = program.run(x)
     for threads in (2, 3, 7, 41, 64):
         np.testing.assert_array_equal(program.run(x, threads=threads), whole)
-    np.testing.assert_array_equal(np.concatenate([program.run(x[i : i + 1]) for i in range(41)]), whole)
+    np.testing.assert_array_equal(
+        np.concatenate([program.run(x[i : i + 1]) for i in range(41)]), whole
+    )
 
 
 def test_concurrent_callers(isa):
@@ -230,7 +252,9 @@ def test_empty_batch(isa):
     program = network.program(isa)
     assert program.run(np.empty((0, 2, 4, 4), np.float32)).shape == (0, 6, 2, 2)
     assert program.run(np.empty((0, 32), np.int8), threads=3).shape == (0, 6, 2, 2)
-    assert [a.shape[0] for a in program.trace(np.empty((0, 32), np.float32)) if a is not None] == [0] * 3
+    assert [a.shape[0] for a in program.trace(np.empty((0, 32), np.float32)) if a is not None] == [
+        0
+    ] * 3
 
 
 def test_the_layers_of_a_large_network(isa):

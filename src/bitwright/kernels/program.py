@@ -17,7 +17,7 @@ from bitwright.errors import InvalidTypeError, InvalidValueError
 from bitwright.kernels import _native
 from bitwright.kernels.dispatch import check_isa, default_isa
 
-type_array = npt.NDArray[Any]
+Array = npt.NDArray[Any]
 
 _MAX_IMAGE_BYTES = 2**31 - 1  # offsets within an image are 32-bit
 _MAX_K = (2**31 - 1) // 256  # accumulators are 32-bit, bytes at most 255
@@ -47,9 +47,7 @@ def _integer(value: object, name: str, where: str, low: int, high: int) -> int:
             f"{name} is an integer", got=type(value).__name__, where=where
         ) from error
     if not low <= number <= high:
-        raise InvalidValueError(
-            f"{name} lies between {low} and {high}", got=number, where=where
-        ) from None
+        raise InvalidValueError(f"{name} lies between {low} and {high}", got=number, where=where)
     return number
 
 
@@ -65,8 +63,12 @@ def _integers(
 
 
 def _array(
-    value: object, dtypes: tuple[type[np.generic], ...], shape: tuple[int, ...], name: str, where: str
-) -> type_array:
+    value: object,
+    dtypes: tuple[type[np.generic], ...],
+    shape: tuple[int, ...],
+    name: str,
+    where: str,
+) -> Array:
     """`value` as a contiguous array of one of `dtypes` and of `shape`."""
     wanted = " or ".join(np.dtype(dtype).name for dtype in dtypes)
     if not isinstance(value, np.ndarray):
@@ -105,7 +107,8 @@ class Program:
         self._state = "nothing"
         self._stages: list[str] = []
         self._input_shape = (0, 0, 0)
-        self._shape = (0, 0, 0)
+        self._shape = (0, 0, 0)  # of what the next stage reads
+        self._binary_input = False
         self._captured: list[tuple[int, tuple[int, int, int], type[np.generic]]] = []
         self._code_dtype: type[np.generic] = np.int8
         self._max_code = 1
@@ -161,7 +164,7 @@ class Program:
             raise InvalidValueError(
                 "scale is positive and finite in float32", got=scale, where=where
             )
-        self._set_input_shape(shape, 1, where)
+        self._set_input_shape(shape, False, where)
         self._native.input(self._input_shape, single, low, high)
         signed = low < 0
         self._code_dtype = np.int8 if signed else np.uint8
@@ -172,7 +175,7 @@ class Program:
     def input_binary(self, *, shape: Sequence[int]) -> None:
         """Binary codes: +1 if x >= 0 (also for -0.0), else -1. A NaN is an error of `run`."""
         where = self._begin("input_binary")
-        self._set_input_shape(shape, 0, where)
+        self._set_input_shape(shape, True, where)
         self._native.input_binary(self._input_shape)
         self._end("input_binary", "input", np.int8)
 
@@ -211,8 +214,7 @@ class Program:
                 got=f"last byte {int(bits[index, -1]):#04x}",
                 where=f"{where}, row {index}",
             )
-        # The caller may write to its array before the threshold or output packs it.
-        self._weight = bits.copy() if bits is weight or bits.base is not None else bits
+        self._weight = bits.copy()  # packed by the threshold or output that follows
         self._acc_bound = k * self._max_code
         self._stages.append("product")
         self._state = "product"
@@ -280,7 +282,7 @@ class Program:
         self._stages.append("output")
         self._state = "output"
 
-    def run(self, x: type_array, threads: int = 1) -> npt.NDArray[np.float32]:
+    def run(self, x: Array, threads: int = 1) -> npt.NDArray[np.float32]:
         """The network's output for a batch; the same bits for any number of threads.
 
         Args:
@@ -296,7 +298,7 @@ class Program:
         self._run(samples, output, threads, ())
         return output
 
-    def trace(self, x: type_array, threads: int = 1) -> list[type_array | None]:
+    def trace(self, x: Array, threads: int = 1) -> list[Array | None]:
         """What every stage of `stages` produced, by the same kernels as `run`.
 
         Input codes, bits as int8 -1 and +1, the last accumulators as int32 (each [B, C, H, W]),
@@ -307,7 +309,7 @@ class Program:
         output = np.empty((images, *self.output_shape), np.float32)
         captures = [np.empty((images, *shape), dtype) for _, shape, dtype in self._captured]
         self._run(samples, output, threads, captures)
-        arrays: list[type_array | None] = [None] * len(self._stages)
+        arrays: list[Array | None] = [None] * len(self._stages)
         for (stage, _, _), array in zip(self._captured, captures, strict=True):
             arrays[stage] = array
         arrays[-1] = output
@@ -329,16 +331,16 @@ class Program:
         self._stages.append(stage)
         self._state = state
 
-    def _set_input_shape(self, shape: Sequence[int], bytes_per_code: int, where: str) -> None:
+    def _set_input_shape(self, shape: Sequence[int], binary: bool, where: str) -> None:
         channels, height, width = _integers(shape, 3, "shape", where, 1)
         self._input_shape = self._shape = (channels, height, width)
-        self._bytes_per_code = bytes_per_code
+        self._binary_input = binary
         self._check_image((channels, height, width), self._input_pixel_bytes(), where)
 
     def _input_pixel_bytes(self) -> int:
         """Bytes of one pixel of what the next stage reads (layout.h)."""
         channels = self._shape[0]
-        is_bytes = self._state in {"nothing", "input"} and self._bytes_per_code
+        is_bytes = self._state in {"nothing", "input"} and not self._binary_input
         return channels if is_bytes else 8 * -(-channels // 64)
 
     @staticmethod
@@ -392,7 +394,7 @@ class Program:
             raise InvalidValueError(str(error), where=where) from error
         self._weight = None
 
-    def _samples(self, x: object) -> type_array:
+    def _samples(self, x: object) -> Array:
         if self._state != "output":
             raise InvalidValueError(
                 "a program runs once it has its output",
@@ -421,10 +423,10 @@ class Program:
 
     def _run(
         self,
-        samples: type_array,
+        samples: Array,
         output: npt.NDArray[np.float32],
         threads: int,
-        captures: Sequence[type_array],
+        captures: Sequence[Array],
     ) -> None:
         threads = _integer(threads, "threads", "run(threads=...)", 1, 1024)
         kind, image, element = self._native.run(samples, output, threads, captures)

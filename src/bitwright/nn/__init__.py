@@ -1,7 +1,15 @@
 """nn: layers with quantiser slots, the seam for products, and eval as integers."""
 
 from bitwright.nn.fold import Accumulator, Affine, Fold, eval_rounding
-from bitwright.nn.graph import Link, UntraceableError, describe, is_flatten, link_folds, links, trace
+from bitwright.nn.graph import (
+    Link,
+    UntraceableError,
+    describe,
+    is_flatten,
+    link_folds,
+    links,
+    trace,
+)
 from bitwright.nn.layers import ComputeLayer, Conv2d, Linear, conv_padding
 from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
 from bitwright.nn.slots import OPERANDS, SHORT_NAMES, Slots, check_reduction, tensor_of

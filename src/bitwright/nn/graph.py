@@ -103,7 +103,7 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> Link:
                 return Link(layer, problem=f"{node.target} takes float activations")
             return Link(layer, tuple(path), node)
         if isinstance(module, BatchNorm1d | BatchNorm2d):
-            if seen_norm or seen_clip and not _only_pools(path, modules):
+            if seen_norm or (seen_clip and not _only_pools(path, modules)):
                 return Link(layer, problem=f"{node.target} is not directly behind it")
             seen_norm, seen_clip = True, False
         elif isinstance(module, MONOTONE):

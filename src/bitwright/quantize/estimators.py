@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from bitwright.errors import unknown_name
-from bitwright.formats import Format, Key, Rounding
-from bitwright.formats import twin
+from bitwright.formats import Format, Key, Rounding, twin
 
 
 class Estimator(enum.Enum):

@@ -1,7 +1,15 @@
 """recipes: one data file per paper, and the code that applies it to a model."""
 
 from bitwright.recipes.convert import dequantize_, is_quantised, layer_specs, quantize_
-from bitwright.recipes.recipe import ROLES, LayerRule, OptimizerRule, Recipe, names, parse_spec, recipe
+from bitwright.recipes.recipe import (
+    ROLES,
+    LayerRule,
+    OptimizerRule,
+    Recipe,
+    names,
+    parse_spec,
+    recipe,
+)
 from bitwright.recipes.report import Report, Row, Skipped
 
 __all__ = [

@@ -288,7 +288,7 @@ def _relu_before(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None
         functional = getattr(current.target, "__name__", current.target)
         if isinstance(module, nn.ReLU) or (module is None and functional in ("relu", "relu_")):
             return current
-        if not (is_flatten(current) or isinstance(module, _NEUTRAL) and not isinstance(module, nn.Hardtanh)):
+        if not (is_flatten(current) or (isinstance(module, _NEUTRAL) and not isinstance(module, nn.Hardtanh))):
             return None
     return None
 

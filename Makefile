@@ -1,0 +1,53 @@
+# make demo    the whole journey on embedded data, in a virtual environment of its own
+# make test    the test suite
+# make lint    ruff, mypy, clang-format
+# make develop an editable install, for working on bitwright
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# pip reads the constraints from the environment too, so that they also hold in its build environment
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
+
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt \
+	$(shell find src csrc -type f -not -path '*/__pycache__/*')
+
+.PHONY: demo test lint develop clean
+
+demo: $(VENV)/.demo
+	$(BIN)/bitwright demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cc csrc/*.h)
+
+develop: $(VENV)/bin/python
+	$(PIP) --editable '.[dev]'
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# the package is installed anew, and nothing else fetched again, when a source has changed
+$(VENV)/.demo: $(VENV)/bin/python $(SOURCES)
+	@echo "installing bitwright (the first time takes a minute)"
+	$(PIP) '.[demo]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/bin/python $(SOURCES)
+	@echo "installing bitwright and its test tools (the first time takes a minute)"
+	$(PIP) '.[test]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	$(PIP) '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist runs

@@ -1,0 +1,21 @@
+"""analysis: what a network costs and how fast it runs."""
+
+from bitwright.analysis.bench import Timing, float_twin, time_network
+from bitwright.analysis.cost import (
+    describe_operations,
+    float_bytes,
+    float_operations,
+    integer_operations,
+    weight_bits,
+)
+
+__all__ = [
+    "Timing",
+    "describe_operations",
+    "float_bytes",
+    "float_operations",
+    "float_twin",
+    "integer_operations",
+    "time_network",
+    "weight_bits",
+]

@@ -1,0 +1,186 @@
+"""Timing: an integer network beside float runtimes of one architecture, interleaved."""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bitwright.integer import Conv, Linear, MaxPool, Network, Output, Reshape
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The median time of one call.
+
+    Args:
+        runtime: what ran.
+        batch: examples per call.
+        seconds: median over the rounds.
+    """
+
+    runtime: str
+    batch: int
+    seconds: float
+
+
+def time_network(
+    network: Network,
+    sizes: Sequence[int] = (1, 100),
+    *,
+    threads: int = 1,
+    rounds: int = 50,
+    progress: Callable[[], None] | None = None,
+) -> list[Timing]:
+    """Time `network` beside torch float32 and, where installed, ONNX Runtime float32.
+
+    Every round runs each contender in turn, so that a change of the machine's speed meets all of
+    them alike; once untimed, since its neighbour has just emptied the caches, and once timed. The
+    float networks have the same layers with float32 weights.
+    """
+    twin = float_twin(network)
+    generator = np.random.default_rng(0)
+    timings = []
+    with _torch_threads(threads):
+        for size in sizes:
+            x = generator.uniform(-1, 1, (size, *network.input.shape)).astype(np.float32)
+            contenders = _contenders(network, twin, x, threads)
+            samples: dict[str, list[float]] = {name: [] for name in contenders}
+            for round_number in range(rounds + 3):
+                for name, run in contenders.items():
+                    run()
+                    began = time.perf_counter()
+                    run()
+                    if round_number >= 3:  # the first ones warm thread pools up
+                        samples[name].append(time.perf_counter() - began)
+                if progress is not None:
+                    progress()
+            timings += [Timing(name, size, statistics.median(s)) for name, s in samples.items()]
+    return timings
+
+
+def float_twin(network: Network) -> nn.Module:
+    """The same layers in torch float32: products, batch norm, ReLU, pools."""
+    layers: list[nn.Module] = []
+    for operation in network.operations:
+        shape = network.types[operation.name].shape
+        if isinstance(operation, Linear | Conv):
+            weight = torch.from_numpy(operation.weight.array.astype(np.float32))
+            out, taken = weight.shape[:2]
+            if isinstance(operation, Linear):
+                layers.append(nn.Linear(taken, out, bias=False))
+            else:
+                kernel = (weight.shape[2], weight.shape[3])
+                layers.append(
+                    nn.Conv2d(taken, out, kernel, operation.stride, operation.padding, bias=False)
+                )
+            layers[-1].load_state_dict({"weight": weight})
+        elif isinstance(operation, MaxPool):
+            layers.append(nn.MaxPool2d(operation.kernel, operation.stride, operation.padding))
+        elif isinstance(operation, Reshape):
+            layers.append(nn.Flatten() if len(shape) == 1 else nn.Unflatten(1, shape))
+        elif hasattr(operation, "multiplier") or operation.kind == "threshold":
+            layers.append((nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d)(shape[0]))
+            if not isinstance(operation, Output):
+                layers.append(nn.ReLU())
+    return nn.Sequential(*layers).eval()
+
+
+def _contenders(network: Network, twin: nn.Module, x: np.ndarray, threads: int) -> dict[str, Run]:
+    tensor = torch.from_numpy(x)
+
+    def run_torch() -> object:
+        with torch.inference_mode():
+            return twin(tensor)
+
+    contenders: dict[str, Run] = {
+        f"bitwright {network.engine().program.isa}"
+        if network.engine_problem is None
+        else "bitwright interpreter": lambda: network(x, threads=threads),
+        "torch float32": run_torch,
+    }
+    if all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime")):
+        session = _onnx_session(twin, x.shape[1:], threads)
+        contenders["ONNX Runtime float32"] = lambda: session.run(None, {"x": x})
+    return contenders
+
+
+def _onnx_session(twin: nn.Module, shape: tuple[int, ...], threads: int) -> Any:
+    """An ONNX Runtime session of `twin`, written with onnx's own helpers."""
+    import onnx
+    import onnxruntime
+
+    nodes, constants = [], []
+    current = "x"
+    for index, layer in enumerate(twin.children()):
+        inputs = [current]
+        attributes: dict[str, Any] = {}
+        for name, tensor in layer.state_dict().items():
+            if name != "num_batches_tracked":
+                value = tensor.numpy()
+                value = np.ascontiguousarray(value.T) if isinstance(layer, nn.Linear) else value
+                inputs.append(f"{name}{index}")
+                constants.append(onnx.numpy_helper.from_array(value, inputs[-1]))
+        if isinstance(layer, nn.Conv2d):
+            attributes = {"strides": layer.stride, "pads": [*_pair(layer.padding)] * 2}
+        elif isinstance(layer, nn.MaxPool2d):
+            attributes = {
+                "kernel_shape": _pair(layer.kernel_size),
+                "strides": _pair(layer.stride),
+                "pads": [*_pair(layer.padding)] * 2,
+            }
+        kind = _ONNX_KINDS[type(layer)]
+        nodes.append(onnx.helper.make_node(kind, inputs, [f"y{index}"], **attributes))
+        current = f"y{index}"
+    real = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        nodes,
+        "float_twin",
+        [onnx.helper.make_tensor_value_info("x", real, ["n", *shape])],
+        [onnx.helper.make_tensor_value_info(current, real, None)],
+        constants,
+    )
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+_ONNX_KINDS: dict[type[nn.Module], str] = {
+    nn.Linear: "MatMul",
+    nn.Conv2d: "Conv",
+    nn.MaxPool2d: "MaxPool",
+    nn.Flatten: "Flatten",
+    nn.BatchNorm1d: "BatchNormalization",
+    nn.BatchNorm2d: "BatchNormalization",
+    nn.ReLU: "Relu",
+}
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = (value, value) if isinstance(value, int) else value
+    return int(first), int(second)
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

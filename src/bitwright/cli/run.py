@@ -1,0 +1,72 @@
+"""bitwright run: images in, class names out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich import box
+from rich.table import Table
+
+from bitwright.cli.common import console, threads_option
+
+
+@click.command("run")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--invert", is_flag=True, help="Dark on light instead of light on dark.")
+@click.option(
+    "--backend", help="engine or interpreter; the engine by default where it knows the network."
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Show so many best classes.",
+)
+@click.option("--no-check", is_flag=True, help="Read the file even where its SHA-256 does not fit.")
+@threads_option
+def command(
+    model: Path,
+    inputs: tuple[Path, ...],
+    invert: bool,
+    backend: str | None,
+    top: int,
+    no_check: bool,
+    threads: int | None,
+) -> None:
+    """Classify images or .npy arrays with a model file.
+
+    Images are converted to the model's size and channels; .npy files hold uint8 pixels or float32
+    inputs, one example or a batch.
+
+    \b
+    Examples:
+      bitwright run runs/demo/model.bw three.png
+      bitwright run runs/demo/model.bw batch.npy --top 3
+    """
+    from bitwright.data import Preprocessing, read_images
+    from bitwright.errors import FileFormatError
+    from bitwright.integer import load
+
+    network = load(model, check=not no_check)
+    if "preprocessing" not in network.meta:
+        raise FileFormatError(
+            "a model file that reads images carries its preprocessing",
+            got="none",
+            where=model,
+            fix="call the network in Python with float32 batches",
+        )
+    preprocessing = Preprocessing.from_json(network.meta["preprocessing"])
+    classes = [str(name) for name in network.meta.get("classes", [])]
+    table = Table("input", "class", "score", box=box.SIMPLE_HEAD, pad_edge=False)
+    for path in inputs:
+        x = read_images([path], preprocessing, invert=invert)
+        scores = network(x, backend=backend, threads=threads)
+        for index, row in enumerate(scores):
+            name = f"{path}[{index}]" if len(scores) > 1 else str(path)
+            for rank, best in enumerate(row.argsort()[::-1][:top]):
+                label = classes[best] if best < len(classes) else str(best)
+                table.add_row(name if rank == 0 else "", label, f"{row[best]:.3f}")
+    console.print(table)

@@ -1,0 +1,194 @@
+"""bitwright train: train a network with a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import Progress, TaskID
+
+from bitwright.cli.common import console, progress_bar, say_bytes, set_threads, threads_option
+
+
+@click.command("train")
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default="qnn",
+    show_default=True,
+    help="Recipe, or a TOML file; `bitwright recipes` lists them.",
+)
+@click.option("--model", default="mlp", show_default=True, help="Network: mlp or convnet.")
+@click.option(
+    "--width",
+    type=int,
+    help="Width of the network (units of the MLP, first channels of the ConvNet).",
+)
+@click.option(
+    "--data", default="digits", show_default=True, help="Data set: digits, mnist or cifar10."
+)
+@click.option("--epochs", type=int, help="Length of the run; the learning rate decays over it.")
+@click.option("--batch", type=int, default=100, show_default=True, help="Examples per step.")
+@click.option("--lr", type=float, help="First learning rate instead of the recipe's.")
+@click.option("--lr-final", type=float, help="Last learning rate instead of the recipe's.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of weights, order, dropout, rounding."
+)
+@click.option("--examples", type=int, help="Train on the first so many examples only.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Run folder. [default: runs/DATA-MODEL-RECIPE]"
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from the folder's checkpoint, with the settings of that run.",
+)
+@click.option(
+    "--stop-after", type=click.IntRange(min=1), help="End after this epoch; --resume goes on later."
+)
+@click.option(
+    "--tensorboard", is_flag=True, help="Write curves for TensorBoard into the run folder."
+)
+@threads_option
+def command(
+    recipe_name: str,
+    model: str,
+    width: int | None,
+    data: str,
+    epochs: int | None,
+    batch: int,
+    lr: float | None,
+    lr_final: float | None,
+    seed: int,
+    examples: int | None,
+    out: Path | None,
+    resume: bool,
+    stop_after: int | None,
+    tensorboard: bool,
+    threads: int | None,
+) -> None:
+    """Train a network with a recipe.
+
+    The run folder receives a checkpoint after each epoch, result.json, a picture where matplotlib
+    is installed, and, for a quantised network, model.bw: the integer network.
+
+    \b
+    Examples:
+      bitwright train --recipe qnn --model mlp --data digits
+      bitwright train --recipe qnn --model mlp --width 1024 --data mnist
+      bitwright train --resume --out runs/mnist-mlp-qnn
+    """
+    from bitwright.models import DEFAULT_WIDTHS
+    from bitwright.training import DEFAULT_EPOCHS, RUN, Settings
+
+    set_threads(threads)
+    if resume:
+        if out is None:
+            raise click.UsageError("--resume needs --out, the run folder to go on in")
+        settings = Settings.read(out / RUN)
+    else:
+        settings = Settings(
+            recipe=recipe_name,
+            model=model,
+            width=width or DEFAULT_WIDTHS.get(model, 1024),
+            data=data,
+            epochs=epochs or DEFAULT_EPOCHS.get(data, 20),
+            batch=batch,
+            lr=lr,
+            lr_final=lr_final,
+            seed=seed,
+            examples=examples,
+        )
+        out = out or Path("runs") / f"{data}-{model}-{Path(recipe_name).stem}"
+    run_training(settings, out, resume=resume, stop_after=stop_after, tensorboard=tensorboard)
+
+
+def run_training(
+    settings: Any,
+    out: Path,
+    *,
+    resume: bool = False,
+    stop_after: int | None = None,
+    tensorboard: bool = False,
+    show_table: bool = True,
+) -> dict[str, Any]:
+    """Train with a progress bar, then lower; returns the result with what lowering added."""
+    from bitwright import data as data_room
+    from bitwright.training import CHECKPOINT, MODEL, finish, train, tune_allocator
+
+    if tune_allocator() and show_table:
+        console.print("allocator tuned: memory once used stays with this process", style="dim")
+    training = data_room.load(settings.data, "train")
+    test = data_room.load(settings.data, "test")
+    if show_table:
+        _, report = settings.build(training)
+        console.print(str(report), markup=False, soft_wrap=True)
+    console.print(
+        f"{settings.recipe} {settings.model} {settings.width} on {settings.data}: "
+        f"{len(training):,} examples, {settings.epochs} epochs -> {out}"
+    )
+    watchers: list[Any] = []
+    if tensorboard:
+        from bitwright.training.tensorboard import TensorBoard
+
+        watchers.append(TensorBoard(out / "tensorboard"))
+    try:
+        with progress_bar("loss {task.fields[loss]}") as bars:
+            watchers.append(_Bars(bars, settings.epochs))
+            model, result = train(
+                settings,
+                training,
+                test,
+                out,
+                watchers=tuple(watchers),
+                resume=resume,
+                stop_after=stop_after,
+            )
+    except KeyboardInterrupt:
+        kept = (out / CHECKPOINT).exists()
+        note = (
+            f"the last whole epoch is in {out / CHECKPOINT}"
+            if kept
+            else "before the first epoch ended"
+        )
+        remedy = f"; go on with: bitwright train --resume --out {out}" if kept else ""
+        console.print(f"interrupted: {note}{remedy}")
+        raise
+    result = finish(settings, model, test, out, result)
+    console.print(f"test error {result['test_error']:.2f} %  ({out / 'result.json'})")
+    if "file_bytes" in result:
+        console.print(f"integer network {out / MODEL}  ({say_bytes(result['file_bytes'])})")
+        if show_table:
+            console.print(f"next: bitwright verify {out / MODEL}", markup=False)
+    return result
+
+
+class _Bars:
+    """One bar over the steps of an epoch, one line for each epoch that ended."""
+
+    def __init__(self, bars: Progress, epochs: int) -> None:
+        self.bars = bars
+        self.epochs = epochs
+        self.task: TaskID = bars.add_task("", total=None, loss="")
+        self.mean = 0.0
+        self.steps = 0
+
+    def epoch_begins(self, epoch: int, steps: int) -> None:
+        self.mean, self.steps = 0.0, 0
+        self.bars.reset(
+            self.task, total=steps, description=f"epoch {epoch + 1}/{self.epochs}", loss=""
+        )
+
+    def step_ends(self, loss: float) -> None:
+        self.steps += 1
+        self.mean += (loss - self.mean) / self.steps
+        self.bars.update(self.task, advance=1, loss=f"{self.mean:.4f}")
+
+    def epoch_ends(self, row: dict[str, Any]) -> None:
+        shown = row["epoch"] in (1, self.epochs) or row["seconds"] > 2 or row["epoch"] % 10 == 0
+        if shown:
+            self.bars.console.print(
+                f"epoch {row['epoch']:>3}/{self.epochs}  loss {row['loss']:.4f}  "
+                f"test error {row['test_error']:5.2f} %  {row['seconds']:.1f} s"
+            )

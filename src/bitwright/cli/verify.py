@@ -1,0 +1,93 @@
+"""bitwright verify: prove that a model file computes the codes of its training emulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bitwright.cli.common import console, progress_bar, run_folder, set_threads, threads_option
+
+SLOW_EXAMPLES = 1000
+
+
+@click.command("verify")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", "data_name", help="Data set; that of the run by default.")
+@click.option(
+    "--examples", type=click.IntRange(min=1), help="Compare only the first so many test examples."
+)
+@click.option(
+    "--slow-examples",
+    type=click.IntRange(min=1),
+    default=SLOW_EXAMPLES,
+    show_default=True,
+    help="For the interpreter and the slower instruction sets.",
+)
+@click.option("--no-check", is_flag=True, help="Read the file even where its SHA-256 does not fit.")
+@threads_option
+def command(
+    model: Path,
+    data_name: str | None,
+    examples: int | None,
+    slow_examples: int,
+    no_check: bool,
+    threads: int | None,
+) -> None:
+    """Prove that a model file computes the same codes as its training emulation.
+
+    The emulation is rebuilt from the run folder (run.json, checkpoint.safetensors) beside the
+    file. The whole test set runs on the best instruction set; the interpreter and the others take
+    fewer examples. Compared are weights, thresholds, multipliers, input codes, every activation
+    slot, the last accumulators, and the float output bit for bit. Any difference ends with exit
+    code 1.
+    """
+    from bitwright import data as data_room
+    from bitwright.integer import load
+    from bitwright.training import load_run
+    from bitwright.training.settings import Settings
+
+    set_threads(threads)
+    network = load(model, check=not no_check)
+    settings = Settings.read(run_folder(model) / "run.json")
+    test = data_room.load(data_name or settings.data, "test")
+    emulated, _ = load_run(run_folder(model), test)
+    total = min(examples or len(test), len(test))
+    results = verify_everywhere(emulated, network, test.subset(total), min(slow_examples, total))
+    for result in results:
+        console.print(str(result), markup=False, style="red" if result.differing else None)
+    if any(result.differing for result in results):
+        console.print("the file does not compute what was trained", style="red")
+        raise SystemExit(1)
+
+
+def verify_everywhere(model: Any, network: Any, test: Any, slow_examples: int) -> list[Any]:
+    """One verification a backend: all of `test` on the fastest, some of it on the others."""
+    from bitwright.kernels import available_isas, default_isa
+    from bitwright.lowering import verify
+    from bitwright.training import batches
+
+    runs: list[tuple[str, str | None]] = [("interpreter", None)]
+    if network.engine_problem is None:
+        best = default_isa()
+        others = [isa for isa in available_isas() if isa != best]
+        runs = [("engine", best), *(("engine", isa) for isa in others), *runs]
+    else:
+        console.print(f"note: {network.engine_problem}", markup=False)
+    results = []
+    for index, (backend, isa) in enumerate(runs):
+        part = test if index == 0 else test.subset(slow_examples)
+        with progress_bar() as bars:
+            task = bars.add_task(f"verify {isa or backend}", total=len(part))
+            results.append(
+                verify(
+                    model,
+                    network,
+                    batches(part),
+                    backend=backend,
+                    isa=isa,
+                    progress=lambda n, bars=bars, task=task: bars.advance(task, n),  # type: ignore[misc]
+                )
+            )
+    return results

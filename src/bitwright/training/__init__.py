@@ -1,0 +1,42 @@
+"""training: a loop that trains what the papers train, and resumes bit for bit."""
+
+from bitwright.training.allocator import tune_allocator
+from bitwright.training.checkpoint import load_checkpoint, save_checkpoint
+from bitwright.training.finish import finish
+from bitwright.training.loop import (
+    CHECKPOINT,
+    MODEL,
+    PICTURE,
+    RESULT,
+    RUN,
+    Watcher,
+    batches,
+    error_rate,
+    load_run,
+    train,
+)
+from bitwright.training.losses import loss, squared_hinge
+from bitwright.training.machine import machine
+from bitwright.training.settings import DEFAULT_EPOCHS, Settings
+
+__all__ = [
+    "CHECKPOINT",
+    "DEFAULT_EPOCHS",
+    "MODEL",
+    "PICTURE",
+    "RESULT",
+    "RUN",
+    "Settings",
+    "Watcher",
+    "batches",
+    "error_rate",
+    "finish",
+    "load_checkpoint",
+    "load_run",
+    "loss",
+    "machine",
+    "save_checkpoint",
+    "squared_hinge",
+    "train",
+    "tune_allocator",
+]

@@ -1,0 +1,67 @@
+"""What follows training: lower the network, save it, draw its picture, complete its result."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bitwright import __version__
+from bitwright.analysis import (
+    float_bytes,
+    float_operations,
+    integer_operations,
+    weight_bits,
+)
+from bitwright.data import Dataset
+from bitwright.integer import write_atomic
+from bitwright.lowering import lower
+from bitwright.recipes import is_quantised
+from bitwright.training.loop import MODEL, PICTURE, RESULT
+from bitwright.training.settings import Settings
+
+
+def finish(
+    settings: Settings, model: nn.Module, test: Dataset, out: Path, result: dict[str, Any]
+) -> dict[str, Any]:
+    """Complete a run folder: model.bw (of a quantised network), picture.png (with matplotlib).
+
+    Returns:
+        `result` with operations per example, bits per weight and bytes, as in result.json.
+    """
+    example = torch.from_numpy(test.inputs(0, 1))
+    network = None
+    if is_quantised(model):
+        meta = {
+            "bitwright": __version__,
+            "recipe": settings.recipe,
+            "model": settings.model,
+            "width": settings.width,
+            "data": settings.data,
+            "test_error": result["test_error"],
+            "classes": list(test.classes),
+            "preprocessing": test.preprocessing.to_json(),
+        }
+        network = lower(model, example, meta)
+        network.save(out / MODEL)
+        result |= {
+            "operations": integer_operations(network),
+            "weight_bits": weight_bits(network),
+            "file_bytes": (out / MODEL).stat().st_size,
+        }
+    else:
+        result |= {
+            "operations": float_operations(model, example),
+            "weight_bits": 32.0,
+            "parameter_bytes": float_bytes(model),
+        }
+    if importlib.util.find_spec("matplotlib"):
+        from bitwright.training.picture import draw_run
+
+        draw_run(model, network, test, result, out / PICTURE)
+    write_atomic(out / RESULT, (json.dumps(result, indent=1) + "\n").encode())
+    return result

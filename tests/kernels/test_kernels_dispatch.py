@@ -1,0 +1,68 @@
+"""Which instruction set is chosen, and how it is forced."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from bitwright.errors import InvalidTypeError, InvalidValueError
+from bitwright.kernels import ISA_VARIABLE, Program, available_isas, default_isa, describe
+
+
+def test_scalar_is_always_there(monkeypatch):
+    monkeypatch.delenv(ISA_VARIABLE, raising=False)
+    assert available_isas()[0] == "scalar"
+    assert default_isa() == available_isas()[-1]
+
+
+@pytest.mark.parametrize("isa", available_isas())
+def test_forced(monkeypatch, isa):
+    monkeypatch.setenv(ISA_VARIABLE, isa)
+    assert default_isa() == isa
+    assert Program().isa == isa
+    assert describe()["isa"] == isa
+
+
+def test_empty_variable_forces_nothing(monkeypatch):
+    monkeypatch.setenv(ISA_VARIABLE, "")
+    assert default_isa() == available_isas()[-1]
+
+
+@pytest.mark.parametrize("name", ["avx", "sse9", "AVX512 "])
+def test_unknown(monkeypatch, name):
+    with pytest.raises(InvalidValueError, match="scalar"):
+        Program(isa=name)
+    monkeypatch.setenv(ISA_VARIABLE, name)
+    with pytest.raises(InvalidValueError, match=f"scalar.*{ISA_VARIABLE}"):
+        default_isa()
+    with pytest.raises(InvalidValueError, match=ISA_VARIABLE):
+        Program()
+
+
+def test_not_a_string():
+    with pytest.raises(InvalidTypeError, match="string"):
+        Program(isa=3)
+
+
+@pytest.mark.parametrize("isa", available_isas())
+def test_describe(monkeypatch, isa):
+    monkeypatch.setenv(ISA_VARIABLE, isa)
+    told = describe()
+    assert told["isas"] == available_isas()
+    assert all(isinstance(present, bool) for present in told["cpu_features"].values())
+    assert set(told["kernels"]) == {
+        "bgemm_bits",
+        "bgemm_sums",
+        "gemm_u8s8_bits",
+        "gemm_u8s8_sums",
+        "quantize",
+        "sign",
+    }
+    assert all(isa in name for name in told["kernels"].values())
+
+
+def test_import_brings_no_torch():
+    code = "import bitwright.kernels, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
