@@ -93,6 +93,19 @@ def test_convolutions(isa, kind, kernel):
             check(network, isa, x)
 
 
+@pytest.mark.parametrize("kind", LINEAR_INPUTS)
+@pytest.mark.parametrize("shape", [(33, 3, 4), (64, 4, 3), (70, 5, 6), (130, 1, 3)])
+def test_many_input_channels(isa, kind, shape):
+    """Several words of bits per pixel already in the input."""
+    rng = np.random.default_rng(10)
+    given = Input(shape, **LINEAR_INPUTS[kind])
+    for x in (samples(rng, given, 3), given.encode(samples(rng, given, 3))):
+        network = Network(given)
+        bits = add_layer(rng, network, given.encode(x), 21, (3, 3), padding=(1, 1))
+        network.stages += [Product(signs(rng, (6, 21, *bits.shape[2:]))), finish(rng, 6)]
+        check(network, isa, x)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_random_networks(isa, seed):
     rng = np.random.default_rng(seed)

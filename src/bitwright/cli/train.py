@@ -91,9 +91,9 @@ def command(
         settings = Settings(
             recipe=recipe_name,
             model=model,
-            width=width or DEFAULT_WIDTHS.get(model, 1024),
+            width=DEFAULT_WIDTHS.get(model, 1024) if width is None else width,
             data=data,
-            epochs=epochs or DEFAULT_EPOCHS.get(data, 20),
+            epochs=DEFAULT_EPOCHS.get(data, 20) if epochs is None else epochs,
             batch=batch,
             lr=lr,
             lr_final=lr_final,

@@ -56,7 +56,8 @@ def command(
     total = min(examples or len(test), len(test))
     results = verify_everywhere(emulated, network, test.subset(total), min(slow_examples, total))
     for result in results:
-        console.print(str(result), markup=False, style="red" if result.differing else None)
+        style = "red" if result.differing else None
+        console.print(str(result), markup=False, soft_wrap=True, style=style)
     if any(result.differing for result in results):
         console.print("the file does not compute what was trained", style="red")
         raise SystemExit(1)

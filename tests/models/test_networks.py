@@ -1,0 +1,58 @@
+"""The papers' networks: sizes, order of modules, both recipes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bitwright import models
+from bitwright.errors import InvalidValueError
+
+
+def weights(model):
+    return sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d))
+
+
+def test_mlp_has_the_papers_number_of_weights():
+    # QNN, section 6: 784-4096-4096-4096-10 has 36.8 M weights
+    assert weights(models.build("mlp", 4096, (1, 28, 28), 10)) == 784 * 4096 + 2 * 4096**2 + 40960
+
+
+def test_convnet_has_the_papers_number_of_weights():
+    # QNN, section 6: 14.02 M weights
+    assert weights(models.build("convnet", 128, (3, 32, 32), 10)) == pytest.approx(
+        14.02e6, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("mlp", (1, 8, 8)), ("mlp", (3, 32, 32)), ("convnet", (1, 28, 28)), ("convnet", (3, 8, 8))],
+)
+def test_output_shape(name, shape):
+    model = models.build(name, 8, shape, 7).eval()
+    assert model(torch.zeros(2, *shape)).shape == (2, 7)
+
+
+def test_blocks_are_product_pool_norm_activation():
+    kinds = [type(m).__name__ for m in models.build("convnet", 4, (3, 32, 32), 10)]
+    assert kinds[:7] == [
+        "Conv2d",
+        "BatchNorm2d",
+        "ReLU",
+        "Conv2d",
+        "MaxPool2d",
+        "BatchNorm2d",
+        "ReLU",
+    ]
+    assert kinds[-2:] == ["Linear", "BatchNorm1d"]
+
+
+def test_bad_names_and_sizes():
+    with pytest.raises(InvalidValueError, match=r"valid ones are mlp.*did you mean 'mlp'"):
+        models.build("mpl", 8, (1, 8, 8), 10)
+    with pytest.raises(InvalidValueError, match="width"):
+        models.build("mlp", 0, (1, 8, 8), 10)
+    with pytest.raises(InvalidValueError, match="halves"):
+        models.build("convnet", 8, (1, 7, 7), 10)
