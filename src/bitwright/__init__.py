@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bitwright.formats import Ternary as Ternary
     from bitwright.formats import UFixed as UFixed
     from bitwright.formats import UInt as UInt
-    from bitwright.formats import parse as format  # noqa: A004 - the public name
+    from bitwright.formats import parse as format  # noqa: A004, F401 - the public name
     from bitwright.integer import Network as Network
     from bitwright.integer import load as load
     from bitwright.lowering import lower as lower

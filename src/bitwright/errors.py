@@ -51,6 +51,4 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InvalidValueErro
     nearest = difflib.get_close_matches(name, names, n=len(names), cutoff=0.5)
     ordered = nearest + [n for n in names if n not in nearest]
     fix = f"did you mean {nearest[0]!r}?" if nearest else None
-    return InvalidValueError(
-        f"unknown {kind} {name!r}: the valid ones are {', '.join(ordered)}", fix=fix
-    )
+    return InvalidValueError(f"unknown {kind} {name!r}: the valid ones are {', '.join(ordered)}", fix=fix)

@@ -46,9 +46,7 @@ def test_float_twin_has_the_networks_products(name, shape):
     twin = analysis.float_twin(net)
     assert twin(torch.zeros(2, *shape)).shape == (2, 10)
     stored = [w.array.astype(np.float32) for w in net.weights().values()]
-    floats = [
-        m.weight.detach().numpy() for m in twin if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)
-    ]
+    floats = [m.weight.detach().numpy() for m in twin if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
     assert all(np.array_equal(a, b) for a, b in zip(stored, floats, strict=True))
 
 

@@ -92,9 +92,7 @@ def test_train_leaves_a_run_folder(run):
 def test_verify_compares_on_every_backend(bitwright, run):
     done = bitwright("verify", run / "model.bw")
     assert done.returncode == 0, done.stderr
-    lines = re.findall(
-        r"(\d+) examples x (\d+) tensors .*: 0 differing codes \((\w+)\)", done.stdout
-    )
+    lines = re.findall(r"(\d+) examples x (\d+) tensors .*: 0 differing codes \((\w+)\)", done.stdout)
     assert {backend for _, _, backend in lines} >= {"scalar", "interpreter"}
     assert {examples for examples, _, _ in lines} == {"360"}
 
@@ -174,9 +172,7 @@ def test_run_reads_pictures(run, tmp_path):
     from bitwright import data
 
     pixels = data.load("digits", "test").images[0, 0].astype(float) / 16 * 255
-    picture = Image.fromarray(pixels.round().astype(np.uint8)).resize(
-        (64, 64), Image.Resampling.NEAREST
-    )
+    picture = Image.fromarray(pixels.round().astype(np.uint8)).resize((64, 64), Image.Resampling.NEAREST)
     picture.save(tmp_path / "digit.png")
     assert "digit.png" in call("run", run / "model.bw", tmp_path / "digit.png")
 
@@ -198,15 +194,11 @@ def test_demo_runs_the_whole_journey(bitwright, tmp_path):
     for row in ("test error", "weights", "model", "work per image", "batch 1", "batch 100", "next"):
         assert row in done.stdout
     assert (tmp_path / "demo" / "picture.png").exists()
-    again = bitwright(
-        "demo", "--out", tmp_path / "demo", "--width", 32, "--epochs", 1, "--rounds", 3
-    )
+    again = bitwright("demo", "--out", tmp_path / "demo", "--width", 32, "--epochs", 1, "--rounds", 3)
     assert again.returncode == 0, again.stderr
 
 
-@pytest.mark.parametrize(
-    "name", ["int8", "uint4", "fixed8.4", "fixed8.-2", "ufixed8.8", "binary", "ternary"]
-)
+@pytest.mark.parametrize("name", ["int8", "uint4", "fixed8.4", "fixed8.-2", "ufixed8.8", "binary", "ternary"])
 def test_formats_explains(name):
     output = call("formats", name, "--value", "0.3")
     assert name in output

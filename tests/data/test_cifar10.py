@@ -140,9 +140,7 @@ def test_a_member_of_another_size_is_refused_unread(small_cifar10: Small, tmp_pa
         load_small(small_cifar10, tmp_path)
 
 
-def test_an_archive_that_unpacks_without_end_is_stopped(
-    small_cifar10: Small, tmp_path: Path
-) -> None:
+def test_an_archive_that_unpacks_without_end_is_stopped(small_cifar10: Small, tmp_path: Path) -> None:
     path = tmp_path / "cifar-10-binary.tar.gz"
     tar_gz(path, {"filler": bytes(20 << 20)})
     files = {file.name: file for file in small_cifar10[0].test}

@@ -188,9 +188,7 @@ def test_offline_names_the_files_and_the_remedies(small_mnist: Small) -> None:
         assert part in message
 
 
-def test_without_pooch_the_extra_is_named(
-    small_mnist: Small, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_pooch_the_extra_is_named(small_mnist: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(MissingExtraError, match=r'pip install "bitwright\[data\]".*BITWRIGHT_DATA'):
         load_mnist("train", root=None, download=True, collection=small_mnist[0])

@@ -52,9 +52,7 @@ def test_another_element_type_is_named(kind: int, name: str) -> None:
         read_idx(bytes(data), where="there")
 
 
-@pytest.mark.parametrize(
-    "shape", [(2**32 - 1,) * 3, (0, 2**32 - 1, 5), (2**31, 2, 2**31), (0,), (1,) * 255]
-)
+@pytest.mark.parametrize("shape", [(2**32 - 1,) * 3, (0, 2**32 - 1, 5), (2**31, 2, 2**31), (0,), (1,) * 255])
 def test_huge_and_empty_dimensions_allocate_nothing(shape: tuple[int, ...]) -> None:
     header = struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape)
     with pytest.raises(FileFormatError, match="none 0") as caught:

@@ -262,9 +262,7 @@ def test_a_model_of_other_channels_takes_arrays_only(tmp_path: Path) -> None:
         read_images([picture(tmp_path / "a.png", GREY_PIXELS)], Preprocessing((2, 4, 6), 1, 0))
 
 
-def test_without_pillow_the_package_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_pillow_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = picture(tmp_path / "a.png", GREY_PIXELS)
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingExtraError, match="pip install pillow"):

@@ -166,9 +166,7 @@ def test_the_real_files(real: RealData, split: str, count: int) -> None:
         "test": [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009],
     }
     np.testing.assert_array_equal(np.bincount(data.labels), balance[split])
-    np.testing.assert_array_equal(
-        data.labels[:5], [5, 0, 4, 1, 9] if split == "train" else [7, 2, 1, 0, 4]
-    )
+    np.testing.assert_array_equal(data.labels[:5], [5, 0, 4, 1, 9] if split == "train" else [7, 2, 1, 0, 4])
     x = data.inputs(0, 100)
     assert (x.min(), x.max()) == (-1.0, 1.0)
     assert x[0, 0, 0, 0] == -1.0  # paper

@@ -52,9 +52,7 @@ def test_an_image_spans_the_interval_of_small_pixels() -> None:
     x = DIGITS.from_image(values)
     assert (x.min(), x.max()) == (-1.0, 1.0)
     assert (np.diff(x.ravel()) > 0).all()
-    expected = [
-        np.float32(v * 16) / np.float32(255) / np.float32(8) - np.float32(1) for v in range(256)
-    ]
+    expected = [np.float32(v * 16) / np.float32(255) / np.float32(8) - np.float32(1) for v in range(256)]
     np.testing.assert_array_equal(x.ravel(), np.array(expected, np.float32))
 
 
@@ -102,9 +100,7 @@ def test_json_gives_the_value_back(
 @pytest.mark.parametrize("pixel_max", [1, 255])
 @pytest.mark.parametrize("offset", [-(2.0**64), -0.0, 2.0**64])
 @pytest.mark.parametrize("divisor", [2.0**-64, 2.0**64])
-def test_every_valid_value_gives_finite_inputs(
-    divisor: float, offset: float, pixel_max: int
-) -> None:
+def test_every_valid_value_gives_finite_inputs(divisor: float, offset: float, pixel_max: int) -> None:
     value = Preprocessing((1, 16, 16), divisor, offset, pixel_max)
     assert np.isfinite(value.from_image(EVERY_BYTE)).all()
 
@@ -157,9 +153,7 @@ def test_a_hostile_value_is_one_clear_error(key: str, value: Any) -> None:
 
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
-    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=8,
 )
 

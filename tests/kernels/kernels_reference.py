@@ -50,9 +50,7 @@ class Product:
         acc = np.zeros((x.shape[0], self.weight.shape[0], height, width), np.int64)
         for i in range(kh):
             for j in range(kw):
-                taps = x[
-                    :, :, i : i + sh * (height - 1) + 1 : sh, j : j + sw * (width - 1) + 1 : sw
-                ]
+                taps = x[:, :, i : i + sh * (height - 1) + 1 : sh, j : j + sw * (width - 1) + 1 : sw]
                 sums = taps.transpose(0, 2, 3, 1) @ self.weight[:, :, i, j].T
                 acc += sums.transpose(0, 3, 1, 2)
         return acc

@@ -51,9 +51,7 @@ def test_linear_sizes(isa, kind, k):
     for i, channels in enumerate(AROUND_TILES):
         batch = AROUND_TILES[(i + k) % len(AROUND_TILES)] % 40 + 1
         last = AROUND_TILES[(5 * i + k) % len(AROUND_TILES)]
-        check(
-            *swap(isa, linear(rng, Input((k, 1, 1), **LINEAR_INPUTS[kind]), channels, last, batch))
-        )
+        check(*swap(isa, linear(rng, Input((k, 1, 1), **LINEAR_INPUTS[kind]), channels, last, batch)))
 
 
 def swap(isa, case):
@@ -83,9 +81,7 @@ def test_convolutions(isa, kind, kernel):
             x = samples(rng, given, 3)
             network = Network(given)
             channels = int(rng.choice([3, 16, 33, 70]))
-            bits = add_layer(
-                rng, network, given.encode(x), channels, kernel, stride=stride, padding=padding
-            )
+            bits = add_layer(rng, network, given.encode(x), channels, kernel, stride=stride, padding=padding)
             size = bits.shape[2:]
             second = tuple(min(k, s + 2) for k, s in zip(kernel, size, strict=True))
             weight = signs(rng, (19, channels, *second))
@@ -163,17 +159,13 @@ def test_thresholds_at_extremes(isa, kind, k):
     given = Input((k, 1, 1), **LINEAR_INPUTS[kind])
     top = 1 if given.scale is None else given.high
     low = -1 if given.scale is None else given.low
-    x = np.array([[low] * k, [top] * k, [low] * (k // 2) + [top] * (k - k // 2)]).astype(
-        given.dtype
-    )
+    x = np.array([[low] * k, [top] * k, [low] * (k // 2) + [top] * (k - k // 2)]).astype(given.dtype)
     reach = k * max(abs(low), top)
     near = [sign * reach + d for sign in (-1, 1) for d in (-2, -1, 0, 1, 2)]
     special = [INT32_MIN, INT32_MIN + 1, -(2**30), -1, 0, 1, 2**30, INT32_MAX - 1, INT32_MAX]
     thresholds = np.array([*near, *special] * 4, np.int32)
     channels = len(thresholds)
-    weight = np.repeat([1, -1], channels // 2)[:, None, None, None] * np.ones(
-        (1, k, 1, 1), np.int64
-    )
+    weight = np.repeat([1, -1], channels // 2)[:, None, None, None] * np.ones((1, k, 1, 1), np.int64)
     flip = np.tile(np.repeat([0, 1], channels // 4), 2).astype(np.uint8)
     identity = np.where(np.eye(channels, dtype=bool), 1, -1)[:, :, None, None]
     ones = np.ones(channels, np.int64)
@@ -238,9 +230,7 @@ def test_threads_and_chunks_change_nothing(isa):
     whole = program.run(x)
     for threads in (2, 3, 7, 41, 64):
         np.testing.assert_array_equal(program.run(x, threads=threads), whole)
-    np.testing.assert_array_equal(
-        np.concatenate([program.run(x[i : i + 1]) for i in range(41)]), whole
-    )
+    np.testing.assert_array_equal(np.concatenate([program.run(x[i : i + 1]) for i in range(41)]), whole)
 
 
 def test_concurrent_callers(isa):
@@ -265,9 +255,7 @@ def test_empty_batch(isa):
     program = network.program(isa)
     assert program.run(np.empty((0, 2, 4, 4), np.float32)).shape == (0, 6, 2, 2)
     assert program.run(np.empty((0, 32), np.int8), threads=3).shape == (0, 6, 2, 2)
-    assert [a.shape[0] for a in program.trace(np.empty((0, 32), np.float32)) if a is not None] == [
-        0
-    ] * 3
+    assert [a.shape[0] for a in program.trace(np.empty((0, 32), np.float32)) if a is not None] == [0] * 3
 
 
 def test_the_layers_of_a_large_network(isa):

@@ -21,9 +21,7 @@ def test_mlp_has_the_papers_number_of_weights():
 
 def test_convnet_has_the_papers_number_of_weights():
     # QNN, section 6: 14.02 M weights
-    assert weights(models.build("convnet", 128, (3, 32, 32), 10)) == pytest.approx(
-        14.02e6, rel=1e-3
-    )
+    assert weights(models.build("convnet", 128, (3, 32, 32), 10)) == pytest.approx(14.02e6, rel=1e-3)
 
 
 @pytest.mark.parametrize(

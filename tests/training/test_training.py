@@ -227,9 +227,7 @@ def test_damaged_checkpoints_are_refused(digits, tmp_path):
         with pytest.raises(FileFormatError, match="checkpoint"):
             load_run(tmp_path, digits[1])
     path.write_bytes(whole)
-    (tmp_path / RUN).write_text(
-        json.dumps({"settings": Settings(**SMALL | {"width": 33}).to_json()})
-    )
+    (tmp_path / RUN).write_text(json.dumps({"settings": Settings(**SMALL | {"width": 33}).to_json()}))
     with pytest.raises(FileFormatError, match="fits the model"):
         load_run(tmp_path, digits[1])
     (tmp_path / RUN).write_text("{")

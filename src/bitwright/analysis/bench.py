@@ -81,9 +81,7 @@ def float_twin(network: Network) -> nn.Module:
                 layers.append(nn.Linear(taken, out, bias=False))
             else:
                 kernel = (weight.shape[2], weight.shape[3])
-                layers.append(
-                    nn.Conv2d(taken, out, kernel, operation.stride, operation.padding, bias=False)
-                )
+                layers.append(nn.Conv2d(taken, out, kernel, operation.stride, operation.padding, bias=False))
             layers[-1].load_state_dict({"weight": weight})
         elif isinstance(operation, MaxPool):
             layers.append(nn.MaxPool2d(operation.kernel, operation.stride, operation.padding))
@@ -150,9 +148,7 @@ def _onnx_session(twin: nn.Module, shape: tuple[int, ...], threads: int) -> Any:
         [onnx.helper.make_tensor_value_info(current, real, None)],
         constants,
     )
-    model = onnx.helper.make_model(
-        graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9
-    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(

@@ -73,8 +73,7 @@ def command(out: Path, width: int, epochs: int, seed: int, rounds: int) -> None:
     if (out / PICTURE).exists():
         console.print(f"picture   {out / PICTURE}")
     console.print(
-        f"next      bitwright run {out / MODEL} IMAGE   bitwright formats binary   "
-        "docs/first-steps.md",
+        f"next      bitwright run {out / MODEL} IMAGE   bitwright formats binary   docs/first-steps.md",
         markup=False,
         soft_wrap=True,
     )
@@ -82,9 +81,7 @@ def command(out: Path, width: int, epochs: int, seed: int, rounds: int) -> None:
         raise SystemExit(1)
 
 
-def _table(
-    results: dict[str, dict[str, Any]], checks: list[Any], timings: list[Any], rounds: int
-) -> Table:
+def _table(results: dict[str, dict[str, Any]], checks: list[Any], timings: list[Any], rounds: int) -> Table:
     from bitwright.analysis import describe_operations
 
     plain, binary = results["float"], results["qnn"]
@@ -92,15 +89,11 @@ def _table(
     theirs = {t.batch: t.seconds for t in timings if t.runtime.startswith("torch")}
     table = Table("", "float32", "qnn", "", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_row("test error", f"{plain['test_error']:.1f} %", f"{binary['test_error']:.1f} %")
-    table.add_row(
-        "weights", "32 bit", f"{binary['weight_bits']:g} bit", "first layer's input 8 bit"
-    )
+    table.add_row("weights", "32 bit", f"{binary['weight_bits']:g} bit", "first layer's input 8 bit")
     sizes = say_bytes(plain["parameter_bytes"]), say_bytes(binary["file_bytes"])
     table.add_row("model", *sizes)
     binary_work = [describe_operations({k: v}) for k, v in binary["operations"].items()]
-    table.add_row(
-        "work per image", describe_operations(plain["operations"]), "\n".join(binary_work)
-    )
+    table.add_row("work per image", describe_operations(plain["operations"]), "\n".join(binary_work))
     for size in BATCHES:
         table.add_row(
             f"batch {size}",

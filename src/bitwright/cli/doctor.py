@@ -31,9 +31,7 @@ def command() -> None:
     from bitwright.kernels import ISA_VARIABLE, describe
 
     kernels = describe()
-    _line(
-        "bitwright", f"{__version__} on Python {platform.python_version()}, {platform.platform()}"
-    )
+    _line("bitwright", f"{__version__} on Python {platform.python_version()}, {platform.platform()}")
     _line(
         "torch",
         f"{torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} processors",

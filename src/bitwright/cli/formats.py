@@ -22,9 +22,7 @@ GRID_COLUMNS = 72
     show_default=True,
     help="Explain how this number becomes a code.",
 )
-@click.option(
-    "--scale", type=float, help="Worth of one step, where the format has no point of its own."
-)
+@click.option("--scale", type=float, help="Worth of one step, where the format has no point of its own.")
 @click.option("--all", "show_all", is_flag=True, help="Every code, also of wide formats.")
 def command(name: str | None, value: float, scale: float | None, show_all: bool) -> None:
     """Explain a number format: range, step, codes, a picture of the grid.
@@ -92,8 +90,6 @@ def _codes(form: Format, step: float, show_all: bool) -> Table:
         if code is None:
             table.add_row("...", f"{len(codes) - SHOWN_CODES:,} more", "(--all)")
             continue
-        pattern = (
-            (code > 0) if len(codes) == 2 and 0 not in codes else code & ((1 << form.bits) - 1)
-        )
+        pattern = (code > 0) if len(codes) == 2 and 0 not in codes else code & ((1 << form.bits) - 1)
         table.add_row(str(code), format(int(pattern), f"0{form.bits}b"), f"{code * step:g}")
     return table

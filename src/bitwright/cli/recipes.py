@@ -39,8 +39,7 @@ def command(name: str | None) -> None:
     console.print(f"optimizer  {rule.name}, lr {rule.lr:g} to {rule.lr_final:g}")
     if rule.step_scale:
         console.print(
-            f"           steps of weights scaled by layer ({rule.step_scale}), "
-            f"clipped to {rule.clip}"
+            f"           steps of weights scaled by layer ({rule.step_scale}), clipped to {rule.clip}"
         )
     for old, new in found.replace.items():
         console.print(f"replaces   {old} by {new} in front of binary and ternary slots")

@@ -15,9 +15,7 @@ from bitwright.cli.common import console, threads_option
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--invert", is_flag=True, help="Dark on light instead of light on dark.")
-@click.option(
-    "--backend", help="engine or interpreter; the engine by default where it knows the network."
-)
+@click.option("--backend", help="engine or interpreter; the engine by default where it knows the network.")
 @click.option(
     "--top",
     type=click.IntRange(min=1),

@@ -25,20 +25,14 @@ from bitwright.cli.common import console, progress_bar, say_bytes, set_threads, 
     type=int,
     help="Width of the network (units of the MLP, first channels of the ConvNet).",
 )
-@click.option(
-    "--data", default="digits", show_default=True, help="Data set: digits, mnist or cifar10."
-)
+@click.option("--data", default="digits", show_default=True, help="Data set: digits, mnist or cifar10.")
 @click.option("--epochs", type=int, help="Length of the run; the learning rate decays over it.")
 @click.option("--batch", type=int, default=100, show_default=True, help="Examples per step.")
 @click.option("--lr", type=float, help="First learning rate instead of the recipe's.")
 @click.option("--lr-final", type=float, help="Last learning rate instead of the recipe's.")
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of weights, order, dropout, rounding."
-)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order, dropout, rounding.")
 @click.option("--examples", type=int, help="Train on the first so many examples only.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Run folder. [default: runs/DATA-MODEL-RECIPE]"
-)
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder. [default: runs/DATA-MODEL-RECIPE]")
 @click.option(
     "--resume",
     is_flag=True,
@@ -47,9 +41,7 @@ from bitwright.cli.common import console, progress_bar, say_bytes, set_threads, 
 @click.option(
     "--stop-after", type=click.IntRange(min=1), help="End after this epoch; --resume goes on later."
 )
-@click.option(
-    "--tensorboard", is_flag=True, help="Write curves for TensorBoard into the run folder."
-)
+@click.option("--tensorboard", is_flag=True, help="Write curves for TensorBoard into the run folder.")
 @threads_option
 def command(
     recipe_name: str,
@@ -147,11 +139,7 @@ def run_training(
             )
     except KeyboardInterrupt:
         kept = (out / CHECKPOINT).exists()
-        note = (
-            f"the last whole epoch is in {out / CHECKPOINT}"
-            if kept
-            else "before the first epoch ended"
-        )
+        note = f"the last whole epoch is in {out / CHECKPOINT}" if kept else "before the first epoch ended"
         remedy = f"; go on with: bitwright train --resume --out {out}" if kept else ""
         console.print(f"interrupted: {note}{remedy}")
         raise
@@ -165,25 +153,26 @@ def run_training(
 
 
 class _Bars:
-    """One bar over the steps of an epoch, one line for each epoch that ended."""
+    """One bar over the steps of the whole run, one line for each epoch that ended."""
 
     def __init__(self, bars: Progress, epochs: int) -> None:
         self.bars = bars
         self.epochs = epochs
-        self.task: TaskID = bars.add_task("", total=None, loss="")
+        self.task: TaskID | None = None
         self.mean = 0.0
         self.steps = 0
 
     def epoch_begins(self, epoch: int, steps: int) -> None:
         self.mean, self.steps = 0.0, 0
-        self.bars.reset(
-            self.task, total=steps, description=f"epoch {epoch + 1}/{self.epochs}", loss=""
-        )
+        if self.task is None:  # a resumed run's time left counts from here
+            self.task = self.bars.add_task("", total=self.epochs * steps, completed=epoch * steps, loss="")
+        self.bars.update(self.task, description=f"epoch {epoch + 1}/{self.epochs}", loss="")
 
     def step_ends(self, loss: float) -> None:
         self.steps += 1
         self.mean += (loss - self.mean) / self.steps
-        self.bars.update(self.task, advance=1, loss=f"{self.mean:.4f}")
+        if self.task is not None:
+            self.bars.update(self.task, advance=1, loss=f"{self.mean:.4f}")
 
     def epoch_ends(self, row: dict[str, Any]) -> None:
         shown = row["epoch"] in (1, self.epochs) or row["seconds"] > 2 or row["epoch"] % 10 == 0

@@ -15,9 +15,7 @@ SLOW_EXAMPLES = 1000
 @click.command("verify")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", "data_name", help="Data set; that of the run by default.")
-@click.option(
-    "--examples", type=click.IntRange(min=1), help="Compare only the first so many test examples."
-)
+@click.option("--examples", type=click.IntRange(min=1), help="Compare only the first so many test examples.")
 @click.option(
     "--slow-examples",
     type=click.IntRange(min=1),

@@ -44,9 +44,7 @@ def names() -> tuple[str, ...]:
     return _NAMES
 
 
-def load(
-    name: str, split: str = "train", *, root: Path | None = None, download: bool = True
-) -> Dataset:
+def load(name: str, split: str = "train", *, root: Path | None = None, download: bool = True) -> Dataset:
     """A split of a data set, every file checked against the published SHA-256.
 
     Files are looked for in `root`, else in the folder that the environment variable BITWRIGHT_DATA
@@ -98,8 +96,7 @@ def locate(name: str, *, root: Path | None = None) -> Location:
     collection = _COLLECTIONS[name]
     folders = data_folders(root)
     found = {
-        file.name: _first(file.name, collection, folders)
-        for file in (*collection.train, *collection.test)
+        file.name: _first(file.name, collection, folders) for file in (*collection.train, *collection.test)
     }
     return Location(
         name,

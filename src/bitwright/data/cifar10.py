@@ -55,21 +55,11 @@ def _batch(name: str, sha256: str, *inexact: tuple[str, str]) -> PublishedFile:
 COLLECTION = Collection(
     name="cifar10",
     train=(
-        _batch(
-            "data_batch_1.bin", "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"
-        ),
-        _batch(
-            "data_batch_2.bin", "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed"
-        ),
-        _batch(
-            "data_batch_3.bin", "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67"
-        ),
-        _batch(
-            "data_batch_4.bin", "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48"
-        ),
-        _batch(
-            "data_batch_5.bin", "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add"
-        ),
+        _batch("data_batch_1.bin", "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"),
+        _batch("data_batch_2.bin", "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed"),
+        _batch("data_batch_3.bin", "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67"),
+        _batch("data_batch_4.bin", "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48"),
+        _batch("data_batch_5.bin", "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add"),
     ),
     test=(
         _batch(
@@ -86,9 +76,7 @@ COLLECTION = Collection(
 )
 
 
-def read_cifar10(
-    data: bytes, *, where: object = None
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def read_cifar10(data: bytes, *, where: object = None) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """The images and labels of an unpacked batch of the "binary version".
 
     A batch is records of 3073 bytes: the label, then 1024 red, 1024 green and 1024 blue pixels,
@@ -131,12 +119,8 @@ def load_cifar10(
     contents = obtain(collection, split, root=root, download=download)
     for file, content in zip(collection.split(split), contents, strict=True):
         if content.flaw is not None:
-            warnings.warn(
-                f"{file.name} of cifar10: {content.flaw}", InexactDataWarning, stacklevel=3
-            )
+            warnings.warn(f"{file.name} of cifar10: {content.flaw}", InexactDataWarning, stacklevel=3)
         batch_images, batch_labels = read_cifar10(content.data, where=file.name)
         images.append(batch_images)
         labels.append(batch_labels)
-    return Dataset(
-        "cifar10", split, np.concatenate(images), np.concatenate(labels), CLASSES, PREPROCESSING
-    )
+    return Dataset("cifar10", split, np.concatenate(images), np.concatenate(labels), CLASSES, PREPROCESSING)

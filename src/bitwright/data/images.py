@@ -47,9 +47,7 @@ def read_images(
         MissingExtraError: a picture, and Pillow is not installed.
     """
     if isinstance(paths, str | bytes | os.PathLike):
-        raise InvalidTypeError(
-            "paths must be a sequence of paths", got=repr(paths), fix="write [path]"
-        )
+        raise InvalidTypeError("paths must be a sequence of paths", got=repr(paths), fix="write [path]")
     batches = []
     for given in paths:
         path = Path(given)
@@ -90,9 +88,7 @@ def _read_array(path: Path, preprocessing: Preprocessing, invert: bool) -> npt.N
             where=path,
         )
     if count == 0:
-        raise InvalidValueError(
-            "an array must hold one image at least", got=list(shape), where=path
-        )
+        raise InvalidValueError("an array must hold one image at least", got=list(shape), where=path)
     batch = np.array(array, order="C").reshape(count, channels, height, width)
     if batch.dtype == np.uint8:
         high = int(batch.max())
@@ -103,9 +99,7 @@ def _read_array(path: Path, preprocessing: Preprocessing, invert: bool) -> npt.N
                 where=path,
                 fix="save pixels from 0 to 255 as a picture (.png)",
             )
-        return preprocessing(
-            np.subtract(preprocessing.pixel_max, batch, dtype=np.uint8) if invert else batch
-        )
+        return preprocessing(np.subtract(preprocessing.pixel_max, batch, dtype=np.uint8) if invert else batch)
     if invert:
         raise InvalidValueError(
             "invert must be off for an array that is preprocessed already",
@@ -143,9 +137,7 @@ def _open_array(path: Path) -> npt.NDArray[Any]:
     return array
 
 
-def _read_picture(
-    path: Path, preprocessing: Preprocessing, invert: bool
-) -> npt.NDArray[np.float32]:
+def _read_picture(path: Path, preprocessing: Preprocessing, invert: bool) -> npt.NDArray[np.float32]:
     channels, height, width = preprocessing.shape
     if channels not in (1, 3):
         raise InvalidValueError(

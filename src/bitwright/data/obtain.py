@@ -23,9 +23,7 @@ from bitwright.data.published import PublishedFile, Verified, read_archive, read
 from bitwright.errors import FileFormatError
 
 
-def obtain(
-    collection: Collection, split: str, *, root: Path | None, download: bool
-) -> tuple[Verified, ...]:
+def obtain(collection: Collection, split: str, *, root: Path | None, download: bool) -> tuple[Verified, ...]:
     """The verified bytes of each file of a split, in the collection's order.
 
     Each file is looked for in the named folder (`root`, else BITWRIGHT_DATA), then in the cache,
@@ -53,9 +51,7 @@ def obtain(
     return _read(files, sources)
 
 
-def _search(
-    collection: Collection, files: tuple[PublishedFile, ...], root: Path | None
-) -> dict[str, Source]:
+def _search(collection: Collection, files: tuple[PublishedFile, ...], root: Path | None) -> dict[str, Source]:
     sources: dict[str, Source] = {}
     for folder in data_folders(root):
         for file in files:

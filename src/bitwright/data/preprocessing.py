@@ -145,8 +145,7 @@ class Preprocessing:
         if missing or unknown:
             raise InvalidValueError(
                 f"preprocessing must have the keys {', '.join(_KEYS)} and no others",
-                got=f"missing {', '.join(missing) or 'none'}, "
-                f"unknown {', '.join(unknown[:4]) or 'none'}",
+                got=f"missing {', '.join(missing) or 'none'}, unknown {', '.join(unknown[:4]) or 'none'}",
                 where="preprocessing",
             )
         shape = given["shape"]
@@ -164,9 +163,7 @@ class Preprocessing:
 
     def _require_pixels(self, pixels: object) -> None:
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
-            got = (
-                f"{pixels.dtype} array" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-            )
+            got = f"{pixels.dtype} array" if isinstance(pixels, np.ndarray) else type(pixels).__name__
             raise InvalidValueError("pixels must be a uint8 array", got=got)
         if pixels.shape[1:] != self.shape or pixels.ndim != 4:
             channels, height, width = self.shape

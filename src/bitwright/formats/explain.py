@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from bitwright.formats.number import Binary, Format, describe_codes
 from bitwright.formats.rounding import Rounding, round_scalar
 
@@ -10,19 +12,19 @@ def explain(form: Format, x: float, scale: float | None = None) -> str:
     """The steps from `x` to its code and back, one line each, with the numbers."""
     real = form.float_type
     step = real(form.scale_or_default(scale))
-    code = form.encode(x, scale=scale)
-    value = form.decode(code, scale=scale)
-    q = real(x) / step
+    code: int = form.encode(x, scale=scale)
+    value: float = form.decode(code, scale=scale)
+    q = real(real(x) / step)
     lines = [
         ("scale", _power_of_two(float(step))),
         ("divide", f"{x:g} / {float(step):g} = {float(q):g}"),
     ]
-    if q != q:
+    if np.isnan(q):
         lines.append(("NaN", "counts as 0"))
         q = real(0)
     if isinstance(form, Binary):
         lines.append(("sign", f"{float(q):g} {'>= 0: +1' if code > 0 else '< 0: -1'}"))
-    elif abs(q) < 2.0**53:
+    elif abs(float(q)) < 2.0**53:
         rounded = round_scalar(q, Rounding.NEAREST_EVEN)
         lines.append(("round", f"nearest, ties to even: {rounded}"))
         clipped = f"to {describe_codes(form)}: {code}"

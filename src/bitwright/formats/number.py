@@ -110,7 +110,7 @@ class Format(ABC):
         """
         rounding = Rounding.of(rounding)
         if isinstance(x, int | float | np.number):
-            return self.decode(self.encode(x, scale=scale, rounding=rounding, key=key), scale=scale)
+            return self.decode(self.encode(float(x), scale=scale, rounding=rounding, key=key), scale=scale)
         from bitwright.formats import twin
 
         return twin.quantize(self, x, scale, rounding, key, out)
@@ -139,7 +139,7 @@ class Format(ABC):
         """The codes of `x`: an int, or a tensor of the smallest integer type that holds them all."""
         rounding = Rounding.of(rounding)
         if isinstance(x, int | float | np.number):
-            return self._encode_scalar(x, scale, rounding, key, element=0)
+            return self._encode_scalar(float(x), scale, rounding, key, element=0)
         from bitwright.formats import twin
 
         return twin.encode(self, x, scale, rounding, key)
@@ -192,9 +192,7 @@ class Format(ABC):
             return float(np.float32(scale))
         return scale
 
-    def _encode_scalar(
-        self, x: float, scale: Any, rounding: Rounding, key: Key | None, element: int
-    ) -> int:
+    def _encode_scalar(self, x: float, scale: Any, rounding: Rounding, key: Key | None, element: int) -> int:
         real = self.float_type
         with np.errstate(over="ignore"):
             q = real(x) / real(self.scale_or_default(scale))
@@ -367,6 +365,4 @@ def _check_integer(what: str, value: Any, low: int, high: int, form: Format) -> 
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidTypeError(f"{what} of {type(form).__name__} is an int", got=repr(value))
     if not low <= value <= high:
-        raise InvalidValueError(
-            f"{what} of {type(form).__name__} lies between {low} and {high}", got=value
-        )
+        raise InvalidValueError(f"{what} of {type(form).__name__} lies between {low} and {high}", got=value)

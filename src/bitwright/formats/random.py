@@ -48,9 +48,7 @@ class Key:
         for name, bits in limits:
             value = getattr(self, name)
             if not 0 <= value < 1 << bits:
-                raise InvalidValueError(
-                    f"{name} of a Key lies in 0 to 2^{bits} - 1", got=value, where="Key"
-                )
+                raise InvalidValueError(f"{name} of a Key lies in 0 to 2^{bits} - 1", got=value, where="Key")
         if isinstance(self.tensor, int) and not 0 <= self.tensor <= _WORD:
             raise InvalidValueError("tensor of a Key lies in 0 to 2^32 - 1", got=self.tensor)
 

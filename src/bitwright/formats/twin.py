@@ -37,9 +37,7 @@ def quantize(
     return torch.as_tensor(out)
 
 
-def encode(
-    form: Format, x: torch.Tensor, scale: Any, rounding: Rounding, key: Key | None
-) -> torch.Tensor:
+def encode(form: Format, x: torch.Tensor, scale: Any, rounding: Rounding, key: Key | None) -> torch.Tensor:
     """Codes, in the smallest integer type that holds every code of the format."""
     return levels(form, x, scale, rounding, key).to(code_type(form))
 
@@ -135,4 +133,5 @@ def _round(q: torch.Tensor, rounding: Rounding, key: Key | None) -> torch.Tensor
     if key is None:
         raise InvalidValueError("stochastic rounding needs a key", fix="pass key=bw.Key(seed=0)")
     below = torch.floor(q)
-    return below + (draw(key, q.shape, q.device) < (q - below) * 2**RANDOM_BITS)
+    up: torch.Tensor = draw(key, q.shape, q.device) < (q - below) * 2**RANDOM_BITS
+    return below + up

@@ -33,7 +33,7 @@ class Codes:
 
     @staticmethod
     def pack(form: Format, array: np.ndarray) -> Codes:
-        """From an integer array of codes, at least two-dimensional; a code that does not exist is an error."""
+        """From an integer array of codes with at least two axes; a code that does not exist is an error."""
         if isinstance(form, Binary):
             _check_range(form, array)
             rows = array.reshape(array.shape[0], -1) > 0

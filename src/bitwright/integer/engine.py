@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -144,7 +145,7 @@ class Engine:
         return np.where(down, 1 - t, t).astype(np.int32), down
 
     def _max_pool(self, operation: MaxPool, following: Sequence[Operation]) -> None:
-        window = {
+        window: dict[str, Any] = {
             "kernel": operation.kernel,
             "stride": operation.stride,
             "padding": operation.padding,
@@ -178,4 +179,3 @@ def _unsupported(operation: Operation, what: str | None = None) -> UnsupportedEr
         where=f"operation {operation.name!r}",
         fix='run it with backend="interpreter"',
     )
-

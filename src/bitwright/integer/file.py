@@ -103,9 +103,7 @@ def load(path: str | Path, *, check: bool = True) -> Network:
     except FileFormatError as error:
         raise FileFormatError(str(error), where=path) from error
     except (BitwrightError, TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
-        raise FileFormatError(
-            "the file describes a well-formed network", got=error, where=path
-        ) from error
+        raise FileFormatError("the file describes a well-formed network", got=error, where=path) from error
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -1,7 +1,6 @@
 """The reference interpreter: every operation in NumPy, plainly. It is the definition the engine is held to.
 
-Products run as float64 matrix products where every partial sum lies below 2^53 (so that they are exact),
-else in int64.
+Products run as float64 matrix products, exact since a network keeps every partial sum below 2^53.
 """
 
 from __future__ import annotations
@@ -64,11 +63,12 @@ def _input(operation: Input, x: np.ndarray, _: TensorType) -> np.ndarray:
         return x.astype(np.int64)
     if isinstance(form, Binary):
         return np.where(x >= 0, 1, -1).astype(np.int64)
-    real = np.float64 if form.wide else np.float32
+    real = np.dtype(np.float64 if form.wide else np.float32)
     with np.errstate(over="ignore"):
-        q = x.astype(real) / real(operation.scale)
+        q = np.divide(x, np.array(operation.scale, real), dtype=real)
     # clip first: np.rint of infinity has no integer
-    return np.rint(np.clip(q, form.code_min, form.code_max)).astype(np.int64)
+    codes: np.ndarray = np.rint(np.clip(q, form.code_min, form.code_max)).astype(np.int64)
+    return codes
 
 
 def _linear(operation: Linear, a: np.ndarray, result: TensorType) -> np.ndarray:
@@ -88,23 +88,26 @@ def _conv(operation: Conv, a: np.ndarray, result: TensorType) -> np.ndarray:
 
 
 def _matmul(a: np.ndarray, w: np.ndarray, result: TensorType) -> np.ndarray:
-    if result.bound < SUM_LIMIT:
-        return (a.astype(np.float64) @ w.astype(np.float64)).astype(np.int64)
-    return a.astype(np.int64) @ w.astype(np.int64)
+    # a network's accumulators lie below 2^53, so float64 sums are exact in any order
+    assert result.bound < SUM_LIMIT
+    acc: np.ndarray = (a.astype(np.float64) @ w.astype(np.float64)).astype(np.int64)
+    return acc
 
 
 def _affine_sum(operation: Affine | Output, acc: np.ndarray) -> np.ndarray:
     axes = (1, -1) + (1,) * (acc.ndim - 2)
-    return acc * operation.multiplier.reshape(axes) + operation.offset.reshape(axes)
+    y: np.ndarray = acc * operation.multiplier.reshape(axes) + operation.offset.reshape(axes)
+    return y
 
 
 def _affine(operation: Affine, acc: np.ndarray, _: TensorType) -> np.ndarray:
     y = round_shift(_affine_sum(operation, acc), operation.shift, operation.rounding)
-    return np.clip(y, operation.format.code_min, operation.format.code_max)
+    codes: np.ndarray = np.clip(y, operation.format.code_min, operation.format.code_max)
+    return codes
 
 
 def round_shift(y: np.ndarray, shift: int, rounding: Rounding) -> np.ndarray:
-    """y 2^-shift, rounded, in int64: floor by an arithmetic shift, then one up where the remainder says so."""
+    """y 2^-shift, rounded, in int64: an arithmetic shift floors, then one up where the rest says so."""
     if shift == 0:
         return y
     below = y >> shift
@@ -131,7 +134,8 @@ def _threshold(operation: Threshold, acc: np.ndarray, _: TensorType) -> np.ndarr
 
 
 def _clip(operation: Clip, x: np.ndarray, _: TensorType) -> np.ndarray:
-    return np.clip(x, operation.low, operation.high)
+    codes: np.ndarray = np.clip(x, operation.low, operation.high)
+    return codes
 
 
 def _max_pool(operation: MaxPool, x: np.ndarray, result: TensorType) -> np.ndarray:

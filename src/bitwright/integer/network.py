@@ -17,7 +17,7 @@ from bitwright.formats import describe_codes
 from bitwright.integer import interpreter
 from bitwright.integer.codes import Codes, storage_type
 from bitwright.integer.engine import Engine, UnsupportedError
-from bitwright.integer.operations import Input, Operation, Output, TensorType
+from bitwright.integer.operations import Conv, Input, Linear, Operation, Output, TensorType
 
 BACKENDS = ("engine", "interpreter")
 
@@ -127,9 +127,7 @@ class Network:
         """`x` as a contiguous float32 batch or one of codes; everything else is an error."""
         array = np.asarray(x)
         first, shape = self.input, self.input.shape
-        fits = array.ndim >= 1 and (
-            array.shape[1:] == shape or array.shape[1:] == (math.prod(shape),)
-        )
+        fits = array.ndim >= 1 and (array.shape[1:] == shape or array.shape[1:] == (math.prod(shape),))
         if not fits:
             raise InvalidValueError(
                 f"a batch has the shape (N, {', '.join(map(str, shape))})",
@@ -157,16 +155,14 @@ class Network:
             )
         elif bool(np.isnan(array).any()):
             index = tuple(int(i) for i in np.argwhere(np.isnan(array))[0])
-            raise InvalidValueError(
-                "a batch holds numbers", got="NaN", where=f"index {index} of the batch"
-            )
+            raise InvalidValueError("a batch holds numbers", got="NaN", where=f"index {index} of the batch")
         return array
 
     # --- what it is ----------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Codes]:
         """Operation name -> stored weight."""
-        return {o.name: o.weight for o in self.operations if isinstance(getattr(o, "weight", None), Codes)}
+        return {o.name: o.weight for o in self.operations if isinstance(o, Linear | Conv)}
 
     def save(self, path: str | Path) -> None:
         """Write the network to one file, whole or not at all."""

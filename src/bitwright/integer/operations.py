@@ -223,9 +223,7 @@ def window_sizes(
         (n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True)
     )
     if height < 1 or width < 1:
-        raise InvalidValueError(
-            "a window fits into its padded input", got=f"kernel {kernel} over {size}"
-        )
+        raise InvalidValueError("a window fits into its padded input", got=f"kernel {kernel} over {size}")
     return height, width
 
 
@@ -258,6 +256,4 @@ def _sum_type(shape: tuple[int, ...], bound: int) -> TensorType:
 
 def _check_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int, ...]) -> None:
     if array.dtype != dtype or array.shape != shape:
-        raise InvalidValueError(
-            f"{name} is {np.dtype(dtype)} {shape}", got=f"{array.dtype} {array.shape}"
-        )
+        raise InvalidValueError(f"{name} is {np.dtype(dtype)} {shape}", got=f"{array.dtype} {array.shape}")

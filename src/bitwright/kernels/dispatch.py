@@ -21,9 +21,7 @@ def available_isas() -> tuple[str, ...]:
 def check_isa(name: object, where: str) -> str:
     """`name`, if it is an instruction set that this machine can execute."""
     if not isinstance(name, str):
-        raise InvalidTypeError(
-            "an instruction set is a string", got=type(name).__name__, where=where
-        )
+        raise InvalidTypeError("an instruction set is a string", got=type(name).__name__, where=where)
     valid = available_isas()
     if name not in valid:
         raise InvalidValueError(

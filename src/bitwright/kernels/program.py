@@ -43,22 +43,16 @@ def _integer(value: object, name: str, where: str, low: int, high: int) -> int:
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError as error:
-        raise InvalidTypeError(
-            f"{name} is an integer", got=type(value).__name__, where=where
-        ) from error
+        raise InvalidTypeError(f"{name} is an integer", got=type(value).__name__, where=where) from error
     if not low <= number <= high:
         raise InvalidValueError(f"{name} lies between {low} and {high}", got=number, where=where)
     return number
 
 
-def _integers(
-    values: Sequence[int], length: int, name: str, where: str, low: int
-) -> tuple[int, ...]:
+def _integers(values: Sequence[int], length: int, name: str, where: str, low: int) -> tuple[int, ...]:
     """`values` as `length` ints, each at least `low`."""
     if not isinstance(values, tuple | list) or len(values) != length:
-        raise InvalidTypeError(
-            f"{name} is a tuple of {length} integers", got=repr(values), where=where
-        )
+        raise InvalidTypeError(f"{name} is a tuple of {length} integers", got=repr(values), where=where)
     return tuple(_integer(value, name, where, low, 2**31 - 1) for value in values)
 
 
@@ -72,9 +66,7 @@ def _array(
     """`value` as a contiguous array of one of `dtypes` and of `shape`."""
     wanted = " or ".join(np.dtype(dtype).name for dtype in dtypes)
     if not isinstance(value, np.ndarray):
-        raise InvalidTypeError(
-            f"{name} is a NumPy array of {wanted}", got=type(value).__name__, where=where
-        )
+        raise InvalidTypeError(f"{name} is a NumPy array of {wanted}", got=type(value).__name__, where=where)
     if value.dtype not in [np.dtype(dtype) for dtype in dtypes]:
         raise InvalidTypeError(f"{name} is an array of {wanted}", got=value.dtype, where=where)
     if value.shape != shape:
@@ -161,9 +153,7 @@ class Program:
         except (TypeError, ValueError) as error:
             raise InvalidTypeError("scale is a number", got=repr(scale), where=where) from error
         if not (math.isfinite(single) and single > 0):
-            raise InvalidValueError(
-                "scale is positive and finite in float32", got=scale, where=where
-            )
+            raise InvalidValueError("scale is positive and finite in float32", got=scale, where=where)
         self._set_input_shape(shape, False, where)
         self._native.input(self._input_shape, single, low, high)
         signed = low < 0
@@ -254,9 +244,7 @@ class Program:
         self._shape = self._native.pool(geometry, flags)
         self._end("max_pool", "bits", np.int8)
 
-    def output(
-        self, multiplier: npt.NDArray[np.int64], offset: npt.NDArray[np.int64], shift: int
-    ) -> None:
+    def output(self, multiplier: npt.NDArray[np.int64], offset: npt.NDArray[np.int64], shift: int) -> None:
         """y = float32(double(acc * multiplier + offset) * 2^-shift), per channel; ends the program.
 
         |acc * multiplier + offset| stays below 2^53 for every accumulator that can occur.

@@ -36,14 +36,10 @@ from bitwright.recipes import is_quantised
 THRESHOLD_BITS = 4
 """Codes of up to this many bits are made by thresholds, wider ones by an affine map and a rounding."""
 
-SUPPORTED = (
-    "Linear, Conv2d, BatchNorm1d, BatchNorm2d, ReLU, Hardtanh, MaxPool2d, Flatten, Dropout, Identity"
-)
+SUPPORTED = "Linear, Conv2d, BatchNorm1d, BatchNorm2d, ReLU, Hardtanh, MaxPool2d, Flatten, Dropout, Identity"
 
 
-def lower(
-    model: nn.Module, example: torch.Tensor, meta: Mapping[str, Any] | None = None
-) -> Network:
+def lower(model: nn.Module, example: torch.Tensor, meta: Mapping[str, Any] | None = None) -> Network:
     """The integer network of a quantised model.
 
     Args:
@@ -110,7 +106,9 @@ class _Lowering:
             module = self.modules.get(str(node.target)) if node.op == "call_module" else None
             if not isinstance(module, known):
                 problems.append(f"{describe(node, self.modules)} is not supported")
-            elif isinstance(module, nn.MaxPool2d) and (module.dilation not in (1, (1, 1)) or module.ceil_mode):
+            elif isinstance(module, nn.MaxPool2d) and (
+                module.dilation not in (1, (1, 1)) or module.ceil_mode
+            ):
                 problems.append(f"{node.target}: max-pools with dilation or ceil_mode are not supported")
             elif isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) != (1, -1):
                 problems.append(f"{node.target}: flatten keeps the batch axis and nothing else")
@@ -153,10 +151,9 @@ class _Lowering:
             self._append(
                 integer.MaxPool(name, self._last, kernel, _pair(module.stride), _pair(module.padding))
             )
-        elif isinstance(module, nn.Flatten) or is_flatten(node):
-            if len(self.type.shape) > 1:
-                shape = (math.prod(self.type.shape),)
-                self._append(integer.Reshape(name if module else node.name, self._last, shape))
+        elif (isinstance(module, nn.Flatten) or is_flatten(node)) and len(self.type.shape) > 1:
+            shape = (math.prod(self.type.shape),)
+            self._append(integer.Reshape(name if module else node.name, self._last, shape))
 
     @property
     def _last(self) -> str:
@@ -190,21 +187,20 @@ class _Lowering:
             if isinstance(module, Linear | Conv2d):
                 quantizer = _slot(module, "forward.activation")
                 break
-            if not (isinstance(module, nn.Flatten | nn.Dropout | nn.Dropout2d | nn.Identity) or is_flatten(users[0])):
+            if not (
+                isinstance(module, nn.Flatten | nn.Dropout | nn.Dropout2d | nn.Identity)
+                or is_flatten(users[0])
+            ):
                 raise InvalidValueError(
                     "the input goes to a quantised layer", got=describe(users[0], self.modules)
                 )
             current = users[0]
-        self._append(
-            integer.Input("input", "", self.input_shape, quantizer.format, _scale(quantizer))
-        )
+        self._append(integer.Input("input", "", self.input_shape, quantizer.format, _scale(quantizer)))
 
     def _product(self, name: str, layer: ComputeLayer) -> None:
         weight = stored_weight(layer)
         if isinstance(layer, Conv2d):
-            self._append(
-                integer.Conv(name, self._last, weight, _pair(layer.stride), conv_padding(layer))
-            )
+            self._append(integer.Conv(name, self._last, weight, _pair(layer.stride), conv_padding(layer)))
         else:
             self._append(integer.Linear(name, self._last, weight))
         self.fold = layer.fold
@@ -226,14 +222,10 @@ class _Lowering:
             thresholds, direction = find_thresholds(
                 multiplier, offset, affine.shift, form, rounding, self.type.bound
             )
-            self._append(
-                integer.Threshold(f"{name}.threshold", self._last, thresholds, direction, form)
-            )
+            self._append(integer.Threshold(f"{name}.threshold", self._last, thresholds, direction, form))
         else:
             self._append(
-                integer.Affine(
-                    f"{name}.affine", self._last, multiplier, offset, affine.shift, form, rounding
-                )
+                integer.Affine(f"{name}.affine", self._last, multiplier, offset, affine.shift, form, rounding)
             )
 
     def _clip(self, name: str, low: float, high: float) -> None:
@@ -241,9 +233,7 @@ class _Lowering:
         assert self.fold is not None
         consumer = self.fold.consumer
         if consumer is None:
-            raise InvalidValueError(
-                "nothing follows the last layer and its norm", got="a clip", where=name
-            )
+            raise InvalidValueError("nothing follows the last layer and its norm", got="a clip", where=name)
         bounds = twin.levels(
             consumer.format,
             torch.tensor([low, high], dtype=torch.float32),
@@ -285,8 +275,9 @@ def find_thresholds(
         """How many codes lie at or below that of the accumulator direction * directed."""
         y = directed * slope + offset[:, None]
         if isinstance(form, Binary):
-            return (y >= 0).astype(np.int64)
-        level = np.clip(integer.round_shift(y, shift, rounding), form.code_min, form.code_max)
+            above: np.ndarray = (y >= 0).astype(np.int64)
+            return above
+        level: np.ndarray = np.clip(integer.round_shift(y, shift, rounding), form.code_min, form.code_max)
         return level - form.code_min
 
     wanted = np.arange(1, len(codes))[None, :]

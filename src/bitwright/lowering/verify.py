@@ -1,4 +1,4 @@
-"""verify: the emulated model and the integer network compute the same codes, or here is the first that differs."""
+"""verify: the emulated model and the integer network compute the same codes, or here is where not."""
 
 from __future__ import annotations
 
@@ -225,5 +225,3 @@ def _compare(
         got, want = (a.reshape(expected.shape) for a in shown) if shown else (codes, expected)
         place = (index[0] + start, *index[1:])
         result.first = Difference(tensor, place, float(got[index]), float(want[index]))
-
-

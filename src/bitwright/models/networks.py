@@ -36,9 +36,7 @@ def convnet(width: int, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """
     channels, height, side = shape
     if height < 8 or side < 8:
-        raise InvalidValueError(
-            "the ConvNet halves its images three times", got=shape, fix="use mlp"
-        )
+        raise InvalidValueError("the ConvNet halves its images three times", got=shape, fix="use mlp")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for n, out in enumerate((width, width, 2 * width, 2 * width, 4 * width, 4 * width), start=1):
         layers[f"conv{n}"] = nn.Conv2d(channels, out, 3, padding=1, bias=False)

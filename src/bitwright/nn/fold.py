@@ -149,13 +149,16 @@ class Fold:
                 slope, intercept = slope / step, intercept / step
         return fold_constants(slope, intercept, self.bound(weight_levels), layer.slots.layer)
 
+    @torch.no_grad()
     def apply(self, acc: torch.Tensor, weight_levels: torch.Tensor) -> torch.Tensor:
-        """Accumulators -> float32 values on the consumer's grid (or the float32 output)."""
+        """Accumulators -> float32 values on the consumer's grid (or the float32 output).
+
+        Integers carry no gradient: eval mode is for answers, train mode for learning.
+        """
         affine = self.affine(weight_levels)
         shape = self.layer.geometry.per_channel
         multiplier, offset = (
-            shape(t.to(acc.device, torch.float64), acc.dim())
-            for t in (affine.multiplier, affine.offset)
+            shape(t.to(acc.device, torch.float64), acc.dim()) for t in (affine.multiplier, affine.offset)
         )
         # an integer times a power of two is exact; adding 0 turns -0 into the integers' only zero
         y = (acc.double() * multiplier + offset) * 2.0**-affine.shift + 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +52,8 @@ def is_flatten(node: fx.Node) -> bool:
     if not (function or method):
         return False
     start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
-    return start == 1 and len(node.args) < 3 and node.kwargs.get("end_dim", -1) == -1
+    end = node.args[2] if len(node.args) > 2 else node.kwargs.get("end_dim", -1)
+    return (start, end) == (1, -1)
 
 
 def describe(node: fx.Node, modules: dict[str, nn.Module]) -> str:
@@ -76,20 +78,25 @@ class Link:
 def links(model: nn.Module, graph: fx.Graph) -> list[Link]:
     """For each compute layer in execution order: what lies between it and what consumes its codes."""
     modules = dict(model.named_modules())
-    found = []
-    for node in graph.nodes:
-        if node.op == "call_module" and isinstance(modules[str(node.target)], Linear | Conv2d):
-            found.append(_follow(node, modules))
-    return found
+    # one module may be reached by several names, and be called several times
+    called = [modules[str(node.target)] for node in graph.nodes if node.op == "call_module"]
+    repeated = {module for module, count in Counter(called).items() if count > 1}
+    return [
+        _follow(node, modules, repeated)
+        for node in graph.nodes
+        if node.op == "call_module" and isinstance(modules[str(node.target)], Linear | Conv2d)
+    ]
 
 
-def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> Link:
+def _follow(start: fx.Node, modules: dict[str, nn.Module], repeated: set[nn.Module]) -> Link:
     layer = str(start.target)
     path: list[fx.Node] = []
     seen_norm = seen_clip = False
     node = start
     while True:
         users = list(node.users)
+        if node.op == "call_module" and modules[str(node.target)] in repeated:
+            return Link(layer, problem=f"{node.target} is called more than once")
         if len(users) != 1:
             return Link(layer, problem=f"its result feeds {len(users)} operations, not one")
         node = users[0]
@@ -132,9 +139,7 @@ def link_folds(model: nn.Module) -> list[Link]:
         norms = [modules[str(n.target)] for n in link.path if n.op == "call_module"]
         norm = next((m for m in norms if isinstance(m, BatchNorm1d | BatchNorm2d)), None)
         target = modules.get(str(link.consumer.target))
-        consumer = (
-            target.slots.of("forward.activation") if isinstance(target, Linear | Conv2d) else None
-        )
+        consumer = target.slots.of("forward.activation") if isinstance(target, Linear | Conv2d) else None
         layer.fold = Fold(layer, norm, consumer)
         if norm is not None:
             norm.fold = layer.fold

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -59,9 +61,7 @@ def compute(layer: ComputeLayer, x: torch.Tensor) -> torch.Tensor:
         fold = layer.fold or Fold(layer, None, None)
         dtype = exact_type(fold.bound(w.levels), where)
     if layer.fold is not None and layer.fold.active:
-        acc: torch.Tensor = layer.accumulator(
-            geometry.forward(a.levels.to(dtype), w.levels.to(dtype))
-        )
+        acc: torch.Tensor = layer.accumulator(geometry.forward(a.levels.to(dtype), w.levels.to(dtype)))
         return acc if layer.fold.norm is not None else layer.fold.apply(acc, w.levels)
     errors = (slots.of("dgrad.error"), slots.of("wgrad.error"))
     y = product((a, w), (saved_a, saved_w), geometry, errors, dtype)
@@ -94,8 +94,8 @@ def conv_padding(layer: nn.Conv2d) -> tuple[int, int]:
     return _pair(layer.padding)
 
 
-def _pair(value: object) -> tuple[int, int]:
+def _pair(value: Any) -> tuple[int, int]:
     if isinstance(value, int):
         return value, value
-    first, second = value  # type: ignore[misc]
+    first, second = value
     return int(first), int(second)

@@ -59,10 +59,12 @@ class ConvGeometry:
         return F.conv2d(a, w, stride=self.stride, padding=self.padding)
 
     def dgrad(self, e: torch.Tensor, w: torch.Tensor, a_shape: torch.Size) -> torch.Tensor:
-        return torch.nn.grad.conv2d_input(a_shape, w, e, self.stride, self.padding)
+        grads = _conv_backward(e, torch.empty(a_shape, device=e.device), w, self, (True, False, False))
+        return grads[0]
 
     def wgrad(self, e: torch.Tensor, a: torch.Tensor, w_shape: torch.Size) -> torch.Tensor:
-        return torch.nn.grad.conv2d_weight(a, w_shape, e, self.stride, self.padding)
+        grads = _conv_backward(e, a, torch.empty(w_shape, device=e.device), self, (False, True, False))
+        return grads[1]
 
     def reduction(self, w_shape: torch.Size) -> int:
         """How many products one output sums."""
@@ -74,6 +76,21 @@ class ConvGeometry:
 
 
 Geometry = LinearGeometry | ConvGeometry
+
+
+def _conv_backward(
+    e: torch.Tensor,
+    a: torch.Tensor,
+    w: torch.Tensor,
+    geometry: ConvGeometry,
+    wanted: tuple[bool, bool, bool],
+) -> tuple[torch.Tensor, ...]:
+    """Gradients of the correlation's (input, weight, bias); only shapes of the unwanted ones count."""
+    stride, padding = list(geometry.stride), list(geometry.padding)
+    grads: tuple[torch.Tensor, ...] = torch.ops.aten.convolution_backward(
+        e, a, w, None, stride, padding, [1, 1], False, [0, 0], 1, list(wanted)
+    )
+    return grads
 
 
 def accumulator_bound(geometry: Geometry, weight: torch.Tensor, max_a: int, max_w: int) -> int:
@@ -131,7 +148,7 @@ class _Product(torch.autograd.Function):
         return _scaled(y, *scales, shape=geometry.per_channel).to(torch.float32)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         (grad,) = grads
         geometry: Geometry = ctx.geometry

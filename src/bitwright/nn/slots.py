@@ -46,7 +46,7 @@ class Slots(nn.Module):
 
 
 def tensor_of(role: str) -> str:
-    """"forward.weight" -> "weight"."""
+    """ "forward.weight" -> "weight"."""
     return role.rpartition(".")[2]
 
 

@@ -98,8 +98,8 @@ class _Formats:
     def remember(self, rule: ParameterRule, state: dict[str, Any]) -> None:
         for (name, tensor), quantizer in self.quantizers.items():
             if name == rule.name and isinstance(quantizer.spec.controller, MaxAbs):
-                state[f"{tensor}.scale"] = quantizer.get_buffer("scale")
-                state[f"{tensor}.statistic"] = quantizer.get_buffer("statistic")
+                state[f"{tensor}.scale"] = quantizer.scale
+                state[f"{tensor}.statistic"] = quantizer.statistic
 
 
 def wrap(

@@ -47,9 +47,7 @@ class MaxAbs:
 
     def __post_init__(self) -> None:
         if self.per not in GRANULARITIES:
-            raise InvalidValueError(
-                f"max-abs runs per {' or '.join(GRANULARITIES)}", got=repr(self.per)
-            )
+            raise InvalidValueError(f"max-abs runs per {' or '.join(GRANULARITIES)}", got=repr(self.per))
 
     def check(self, form: Format) -> None:
         """Every format can be scaled."""

@@ -64,9 +64,12 @@ class Quantizer(nn.Module):
         seed: of the random bits.
     """
 
-    def __init__(
-        self, spec: QuantizerSpec, name: str = "", channel_axis: int = 0, seed: int = 0
-    ) -> None:
+    # buffers, where the controller moves the scale
+    scale: torch.Tensor
+    statistic: torch.Tensor
+    initialized: torch.Tensor
+
+    def __init__(self, spec: QuantizerSpec, name: str = "", channel_axis: int = 0, seed: int = 0) -> None:
         super().__init__()
         self.spec = spec
         self.channel_axis = channel_axis
@@ -97,7 +100,7 @@ class Quantizer(nn.Module):
                 where=f"a {self.format} quantiser that has seen no data",
                 fix="train a step, or call bitwright.calibrate(model, batches)",
             )
-        return self.get_buffer("scale")
+        return self.scale
 
     def forward(self, x: torch.Tensor) -> Quantized:
         """`x` of any shape -> its levels and scale; statistics are taken in training only."""
@@ -120,7 +123,8 @@ class Quantizer(nn.Module):
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
         """The values on the grid, without a gradient: for what the optimiser stores."""
         with torch.no_grad():
-            return self(x).value()
+            quantized: Quantized = self(x)
+            return quantized.value()
 
     @torch.no_grad()
     def _observe(self, controller: MaxAbs, x: torch.Tensor) -> None:
@@ -130,17 +134,16 @@ class Quantizer(nn.Module):
             self.statistic = statistic
             self.initialized = torch.ones_like(self.initialized)
         else:
-            self.statistic = torch.maximum(self.get_buffer("statistic"), statistic)
+            self.statistic = torch.maximum(self.statistic, statistic)
 
     @torch.no_grad()
     def tick(self, step: int) -> None:
         """Begin training step `step`: what the last one measured becomes the scale."""
         self.step, self.calls = step, 0
         if isinstance(self.spec.controller, MaxAbs) and self.initialized:
-            statistic = self.get_buffer("statistic")
-            if bool((statistic > 0).any()):
-                self.scale = self.spec.controller.scale(statistic, self.format)
-                self.statistic = torch.zeros_like(statistic)
+            if bool((self.statistic > 0).any()):
+                self.scale = self.spec.controller.scale(self.statistic, self.format)
+                self.statistic = torch.zeros_like(self.statistic)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         # a float checkpoint has no quantiser state, and loads strictly all the same
@@ -150,7 +153,7 @@ class Quantizer(nn.Module):
             stored = state_dict.setdefault(prefix + name, buffer)
             if stored.shape != buffer.shape:
                 self._buffers[name] = torch.zeros_like(stored, device=buffer.device)
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         return str(self.spec)
@@ -196,5 +199,3 @@ def calibrate(
     for quantizer in quantizers(model):
         quantizer.tick(quantizer.step)
     return count
-
-

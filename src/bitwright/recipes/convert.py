@@ -53,9 +53,7 @@ _NEUTRAL = (
 """Modules that need no slot: they map grid values to grid values."""
 
 
-def quantize_(
-    model: nn.Module, recipe: str | Recipe, *, seed: int = 0, verbose: bool = True
-) -> Report:
+def quantize_(model: nn.Module, recipe: str | Recipe, *, seed: int = 0, verbose: bool = True) -> Report:
     """Give the tensors of `model` the formats of `recipe`, in place.
 
     Compute layers and norms become bitwright's modules with the same names and the same Parameters; a
@@ -213,8 +211,9 @@ class _Conversion:
         if name == "":
             return None  # the root itself cannot be swapped in place
         roles = specs[name]
-        if isinstance(module, nn.Conv2d) and (reason := _unsupported(module)):
-            report.skipped.append(Skipped(name, kind, reason))
+        problem = _unsupported(module) if isinstance(module, nn.Conv2d) else None
+        if problem is not None:
+            report.skipped.append(Skipped(name, kind, problem))
             return None
         operands = {r: s for r, s in roles.items() if tensor_of(r) in ("activation", "weight", "error")}
         stored = {r: s for r, s in roles.items() if r in OPTIMIZER_ROLES}
@@ -288,7 +287,9 @@ def _relu_before(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None
         functional = getattr(current.target, "__name__", current.target)
         if isinstance(module, nn.ReLU) or (module is None and functional in ("relu", "relu_")):
             return current
-        if not (is_flatten(current) or (isinstance(module, _NEUTRAL) and not isinstance(module, nn.Hardtanh))):
+        if not (
+            is_flatten(current) or (isinstance(module, _NEUTRAL) and not isinstance(module, nn.Hardtanh))
+        ):
             return None
     return None
 
@@ -355,7 +356,7 @@ def _install_step(model: nn.Module) -> None:
     model.register_buffer(STEP_BUFFER, torch.zeros((), dtype=torch.int64))
     model.__dict__["_bitwright_hooks"] = (
         model.register_forward_pre_hook(_tick),
-        model.register_load_state_dict_pre_hook(_default_step),
+        model.register_load_state_dict_pre_hook(_default_step),  # type: ignore[no-untyped-call]
     )
 
 

@@ -53,9 +53,7 @@ def load_checkpoint(
             header = json.loads((file.metadata() or {}).get("bitwright", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise FileFormatError(
-            "a checkpoint is complete safetensors", got=error, where=path
-        ) from error
+        raise FileFormatError("a checkpoint is complete safetensors", got=error, where=path) from error
     if not isinstance(header, dict) or header.get("format") != "bitwright-checkpoint":
         raise FileFormatError("the file is a bitwright checkpoint", got=header, where=path)
     if header.get("version") != VERSION:
@@ -64,9 +62,7 @@ def load_checkpoint(
             got=header.get("version"),
             where=path,
         )
-    model_state = {
-        n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")
-    }
+    model_state = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     try:
         model.load_state_dict(model_state)
     except RuntimeError as error:

@@ -59,9 +59,7 @@ def _weights(axis: Any, model: nn.Module) -> None:
     for index, (name, parameter) in enumerate(_weight_parameters(model)):
         counts, edges = np.histogram(parameter.detach().numpy().ravel(), bins=81)
         share = counts / counts.sum()
-        axis.plot(
-            (edges[:-1] + edges[1:]) / 2, share, lw=1.2, alpha=0.9, label=name, color=f"C{index}"
-        )
+        axis.plot((edges[:-1] + edges[1:]) / 2, share, lw=1.2, alpha=0.9, label=name, color=f"C{index}")
     axis.set(title="stored weights, share per bin", yscale="log")
     axis.legend(fontsize=7, ncols=2)
 
@@ -78,9 +76,7 @@ def _codes(axis: Any, network: Network, test: Dataset) -> None:
     for index, name in enumerate(names):
         codes = traced[name]
         rate = (codes > 0).mean(axis=(0, *range(2, codes.ndim)))
-        axis.plot(
-            np.linspace(0, 1, len(rate)), np.sort(rate), lw=1.2, color=f"C{index}", label=name
-        )
+        axis.plot(np.linspace(0, 1, len(rate)), np.sort(rate), lw=1.2, color=f"C{index}", label=name)
     axis.axhline(0.5, color=GREY, lw=0.8, ls=":")
     axis.set(title="share of images in which a unit is +1", xlabel="units, sorted", ylim=(0, 1))
     if names:
@@ -106,9 +102,7 @@ def _images(axis: Any, test: Dataset, network: Network | None) -> None:
     for x, y in wrong:
         axis.add_patch(_frame(x, y, width, height))
     axis.set_axis_off()
-    title = (
-        "test images" if answers is None else f"first {shown} test images, {len(wrong)} wrong (red)"
-    )
+    title = "test images" if answers is None else f"first {shown} test images, {len(wrong)} wrong (red)"
     axis.set_title(title)
 
 

@@ -112,6 +112,4 @@ class Settings:
                 fix="name a folder that `bitwright train` made",
             ) from None
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise FileFormatError(
-                "run.json holds a run's settings", got=error, where=path
-            ) from error
+            raise FileFormatError("run.json holds a run's settings", got=error, where=path) from error
