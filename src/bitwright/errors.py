@@ -48,7 +48,7 @@ class MissingExtraError(BitwrightError, ImportError):
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InvalidValueError:
     """The error for an unknown `name` of a `kind`: lists every valid name, the nearest first."""
     names = sorted(valid)
-    nearest = difflib.get_close_matches(name, names, n=len(names), cutoff=0.5)
+    nearest = difflib.get_close_matches(str(name), names, n=len(names), cutoff=0.5)
     ordered = nearest + [n for n in names if n not in nearest]
     fix = f"did you mean {nearest[0]!r}?" if nearest else None
     return InvalidValueError(f"unknown {kind} {name!r}: the valid ones are {', '.join(ordered)}", fix=fix)

@@ -17,6 +17,7 @@ from torch import nn
 from bitwright.integer import Conv, Linear, MaxPool, Network, Output, Reshape
 
 Run = Callable[[], object]
+WARM_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ def time_network(
     """Time `network` beside torch float32 and, where installed, ONNX Runtime float32.
 
     Every round runs each contender in turn, so that a change of the machine's speed meets all of
-    them alike; once untimed, since its neighbour has just emptied the caches, and once timed. The
-    float networks have the same layers with float32 weights.
+    them alike. Each first runs untimed for 5 ms, since its neighbour has just filled the caches with
+    its own weights, and is then timed once. The float networks have the same layers with float32
+    weights.
     """
     twin = float_twin(network)
     generator = np.random.default_rng(0)
@@ -58,7 +60,7 @@ def time_network(
             samples: dict[str, list[float]] = {name: [] for name in contenders}
             for round_number in range(rounds + 3):
                 for name, run in contenders.items():
-                    run()
+                    _warm_up(run)
                     began = time.perf_counter()
                     run()
                     if round_number >= 3:  # the first ones warm thread pools up
@@ -67,6 +69,14 @@ def time_network(
                     progress()
             timings += [Timing(name, size, statistics.median(s)) for name, s in samples.items()]
     return timings
+
+
+def _warm_up(run: Run) -> None:
+    """Call `run` for `WARM_SECONDS`, at least once."""
+    began = time.perf_counter()
+    run()
+    while time.perf_counter() - began < WARM_SECONDS:
+        run()
 
 
 def float_twin(network: Network) -> nn.Module:

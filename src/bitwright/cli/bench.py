@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +75,7 @@ def command(
     All run the same architecture, interleaved in one process: torch, and ONNX Runtime where onnx
     and onnxruntime are installed. The medians hold for this machine, as busy as it is.
     """
-    from bitwright.integer import write_atomic
-    from bitwright.training import machine, tune_allocator
+    from bitwright.training import machine, tune_allocator, write_json
 
     tune_allocator()
     network, name = _network(model, model_name, width, data_name)
@@ -92,7 +90,7 @@ def command(
             "timings": [vars(t) for t in timings],
             "machine": machine(),
         }
-        write_atomic(json_path, (json.dumps(result, indent=1) + "\n").encode())
+        write_json(json_path, result)
 
 
 def time_with_bar(network: Any, sizes: tuple[int, ...], threads: int, rounds: int) -> list[Any]:

@@ -23,6 +23,9 @@ SLOW_EXAMPLES = 1000
     show_default=True,
     help="For the interpreter and the slower instruction sets.",
 )
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Also write the counts to this file."
+)
 @click.option("--no-check", is_flag=True, help="Read the file even where its SHA-256 does not fit.")
 @threads_option
 def command(
@@ -30,6 +33,7 @@ def command(
     data_name: str | None,
     examples: int | None,
     slow_examples: int,
+    json_path: Path | None,
     no_check: bool,
     threads: int | None,
 ) -> None:
@@ -43,12 +47,11 @@ def command(
     """
     from bitwright import data as data_room
     from bitwright.integer import load
-    from bitwright.training import load_run
-    from bitwright.training.settings import Settings
+    from bitwright.training import RUN, Settings, load_run, machine, write_json
 
     set_threads(threads)
     network = load(model, check=not no_check)
-    settings = Settings.read(run_folder(model) / "run.json")
+    settings = Settings.read(run_folder(model) / RUN)
     test = data_room.load(data_name or settings.data, "test")
     emulated, _ = load_run(run_folder(model), test)
     total = min(examples or len(test), len(test))
@@ -56,6 +59,18 @@ def command(
     for result in results:
         style = "red" if result.differing else None
         console.print(str(result), markup=False, soft_wrap=True, style=style)
+    if json_path is not None:
+        counts = [
+            {
+                "backend": r.backend,
+                "examples": r.examples,
+                "tensors": r.elements,
+                "compared": r.compared,
+                "differing": r.differing,
+            }
+            for r in results
+        ]
+        write_json(json_path, {"run": settings.to_json(), "verified": counts, "machine": machine()})
     if any(result.differing for result in results):
         console.print("the file does not compute what was trained", style="red")
         raise SystemExit(1)

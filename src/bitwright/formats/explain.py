@@ -14,7 +14,8 @@ def explain(form: Format, x: float, scale: float | None = None) -> str:
     step = real(form.scale_or_default(scale))
     code: int = form.encode(x, scale=scale)
     value: float = form.decode(code, scale=scale)
-    q = real(real(x) / step)
+    with np.errstate(over="ignore"):
+        q = real(real(x) / step)
     lines = [
         ("scale", _power_of_two(float(step))),
         ("divide", f"{x:g} / {float(step):g} = {float(q):g}"),
@@ -27,11 +28,12 @@ def explain(form: Format, x: float, scale: float | None = None) -> str:
     elif abs(float(q)) < 2.0**53:
         rounded = round_scalar(q, Rounding.NEAREST_EVEN)
         lines.append(("round", f"nearest, ties to even: {rounded}"))
-        clipped = f"to {describe_codes(form)}: {code}"
-        lines.append(("clip", clipped if clipped and code != rounded else f"{clipped} (unchanged)"))
+        unchanged = " (unchanged)" if code == rounded else ""
+        lines.append(("clip", f"to {describe_codes(form)}: {code}{unchanged}"))
     else:
         lines.append(("clip", f"saturates to {code}"))
-    bits = format(code & (1 << form.bits) - 1, f"0{form.bits}b") if code != -1 or form.bits > 1 else "0"
+    stored = int(code > 0) if isinstance(form, Binary) else code & (1 << form.bits) - 1
+    bits = format(stored, f"0{form.bits}b")
     lines += [
         ("code", f"{code}  ({bits} in {form.bits} bit{'s' if form.bits > 1 else ''})"),
         ("value", f"{code} x {float(step):g} = {value:g}"),

@@ -14,10 +14,10 @@ def _optional_int(text: str | None) -> int | None:
 
 
 _PATTERNS: tuple[tuple[str, str, Callable[[re.Match[str]], Format]], ...] = (
-    ("int8", r"int(\d+)", lambda m: Int(int(m[1]))),
-    ("uint4", r"uint(\d+)", lambda m: UInt(int(m[1]))),
-    ("fixed8.4", r"fixed(\d+)(?:\.(-?\d+))?", lambda m: Fixed(int(m[1]), _optional_int(m[2]))),
-    ("ufixed8.8", r"ufixed(\d+)(?:\.(-?\d+))?", lambda m: UFixed(int(m[1]), _optional_int(m[2]))),
+    ("int8", r"int(\d{1,9})", lambda m: Int(int(m[1]))),
+    ("uint4", r"uint(\d{1,9})", lambda m: UInt(int(m[1]))),
+    ("fixed8.4", r"fixed(\d{1,9})(?:\.(-?\d{1,9}))?", lambda m: Fixed(int(m[1]), _optional_int(m[2]))),
+    ("ufixed8.8", r"ufixed(\d{1,9})(?:\.(-?\d{1,9}))?", lambda m: UFixed(int(m[1]), _optional_int(m[2]))),
     ("binary", r"binary", lambda _: Binary()),
     ("ternary", r"ternary", lambda _: Ternary()),
 )

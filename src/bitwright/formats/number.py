@@ -151,7 +151,7 @@ class Format(ABC):
     def decode(self, codes: Any, *, scale: Any = None) -> Any:
         """The values of `codes`; a code that does not exist is an error."""
         if isinstance(codes, int | np.integer):
-            if codes not in self.codes():
+            if int(codes) not in self.codes():  # an int, for which a range need not be walked
                 raise InvalidValueError(
                     f"codes of {self} are {describe_codes(self)}", got=codes, where="decode"
                 )

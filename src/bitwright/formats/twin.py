@@ -24,7 +24,8 @@ def quantize(
     """Values of the grid, in the type of `decode`."""
     level = levels(form, x, scale, rounding, key)
     step = form.scale_or_default(scale)
-    values = level if isinstance(step, float) and step == 1.0 else level * step
+    unit = isinstance(step, float) and step == 1.0
+    values = level if unit else level * _as_tensor(step, level.dtype, level.device)
     if out is None:
         return values
     if out.shape != x.shape or out.dtype != values.dtype:
@@ -46,6 +47,7 @@ def decode(form: Format, codes: torch.Tensor, scale: Any) -> torch.Tensor:
     """Values of `codes`, in float32, or float64 for wide formats."""
     if codes.is_floating_point() or codes.dtype == torch.bool:
         raise InvalidTypeError("codes are integers", got=codes.dtype, where=f"{form}.decode")
+    codes = codes.to(torch.int64)  # whose comparisons know every code
     bad = (codes < form.code_min) | (codes > form.code_max)
     if isinstance(form, Binary):
         bad |= codes == 0
@@ -123,7 +125,8 @@ def _round(q: torch.Tensor, rounding: Rounding, key: Key | None) -> torch.Tensor
     if rounding is Rounding.NEAREST_AWAY:
         # not floor(|q| + 1/2): that addition rounds 0.49999997 up to 1
         whole = torch.trunc(q)
-        return whole + torch.trunc((q - whole) * 2)
+        rest = (q - whole).nan_to_num_(nan=0.0)  # infinity - infinity
+        return whole + torch.trunc(rest * 2)
     if rounding is Rounding.FLOOR:
         return torch.floor(q)
     if rounding is Rounding.CEIL:

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
-from bitwright.errors import BitwrightError, FileFormatError
+from bitwright.errors import BitwrightError, FileFormatError, InvalidTypeError
 from bitwright.formats import Format, Rounding, parse
 from bitwright.integer.codes import Codes
 from bitwright.integer.network import Network
@@ -39,8 +39,12 @@ def save(network: Network, path: str | Path) -> None:
         "operations": [_describe(o, tensors) for o in network.operations],
         "meta": network.meta,
     }
+    try:
+        header = json.loads(_canonical(header))  # as it will be read, which is what is hashed
+    except (TypeError, ValueError) as error:
+        raise InvalidTypeError("the meta of a network is JSON", got=error, where=path) from error
     header["sha256"] = _digest(header, tensors)
-    data = serialize(tensors, metadata={"bitwright": json.dumps(header, sort_keys=True)})
+    data = serialize(tensors, metadata={"bitwright": _canonical(header)})
     write_atomic(Path(path), data)
 
 
@@ -49,7 +53,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -58,14 +63,14 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
+        temporary = None
     except OSError as error:
         raise FileFormatError(
             "the folder can be written to", got=error, where=path, fix="choose another with --out"
         ) from error
-    except BaseException:  # Ctrl-C in between leaves nothing behind either
+    finally:  # neither an error nor Ctrl-C leaves half a file behind
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise
+            temporary.unlink(missing_ok=True)
 
 
 def load(path: str | Path, *, check: bool = True) -> Network:
@@ -80,7 +85,7 @@ def load(path: str | Path, *, check: bool = True) -> Network:
         FileFormatError: missing, truncated, edited, from a newer version, or not such a file.
     """
     path = Path(path)
-    header, tensors = _read(path)
+    text, header, tensors = _read(path)
     try:
         if header.get("format") != MAGIC:
             raise FileFormatError(f"the header names the format {MAGIC!r}", got=header.get("format"))
@@ -90,7 +95,7 @@ def load(path: str | Path, *, check: bool = True) -> Network:
                 got=header.get("version"),
                 fix="use the bitwright that wrote the file, or a newer one",
             )
-        if check and header.get("sha256") != _digest(header, tensors):
+        if check and (text != _canonical(header) or header.get("sha256") != _digest(header, tensors)):
             raise FileFormatError(
                 "the SHA-256 in the header is that of the contents",
                 got="another: the file was edited or damaged",
@@ -106,24 +111,24 @@ def load(path: str | Path, *, check: bool = True) -> Network:
         raise FileFormatError("the file describes a well-formed network", got=error, where=path) from error
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read(path: Path) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
     if not path.is_file():
         raise FileFormatError("the model file exists", got="no such file", where=path)
     try:
         with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get("bitwright")
+            text = (file.metadata() or {}).get("bitwright", "null")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise FileFormatError(
             "a model file is complete safetensors", got=error, where=path, fix="is it truncated?"
         ) from error
     try:
-        header = json.loads(text or "null")
+        header = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FileFormatError("the header is JSON", got=error, where=path) from error
     if not isinstance(header, dict):
         raise FileFormatError("the file holds a bitwright header", got=type(header).__name__, where=path)
-    return header, tensors
+    return text, header, tensors
 
 
 def _describe(operation: Operation, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -219,11 +224,15 @@ def _take(tensors: dict[str, np.ndarray], key: str) -> np.ndarray:
     return tensors.pop(key)
 
 
+def _canonical(header: Mapping[str, Any]) -> str:
+    return json.dumps(header, sort_keys=True)
+
+
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of the header without its own hash, then of each tensor: name, type, shape, bytes."""
     sha = hashlib.sha256()
     bare = {key: value for key, value in header.items() if key != "sha256"}
-    sha.update(json.dumps(bare, sort_keys=True).encode())
+    sha.update(_canonical(bare).encode())
     for name in sorted(tensors):
         array = tensors[name]
         sha.update(f"\n{name} {array.dtype} {array.shape}\n".encode())

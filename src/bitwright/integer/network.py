@@ -20,6 +20,8 @@ from bitwright.integer.engine import Engine, UnsupportedError
 from bitwright.integer.operations import Conv, Input, Linear, Operation, Output, TensorType
 
 BACKENDS = ("engine", "interpreter")
+MAX_ELEMENTS = 1 << 31
+"""Of one example's tensor."""
 
 
 class Network:
@@ -125,7 +127,10 @@ class Network:
 
     def check_batch(self, x: Any) -> np.ndarray:
         """`x` as a contiguous float32 batch or one of codes; everything else is an error."""
-        array = np.asarray(x)
+        try:
+            array = np.asarray(x)
+        except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors that NumPy cannot read
+            raise InvalidTypeError("a batch is an array", got=error, where="the network's input") from error
         first, shape = self.input, self.input.shape
         fits = array.ndim >= 1 and (array.shape[1:] == shape or array.shape[1:] == (math.prod(shape),))
         if not fits:
@@ -198,6 +203,10 @@ def _check(operations: tuple[Operation, ...]) -> dict[str, TensorType]:
             types[operation.name] = operation.infer(source)
         except InvalidValueError as error:
             raise InvalidValueError(str(error), where=where) from error
+        if math.prod(types[operation.name].shape) > MAX_ELEMENTS:
+            raise InvalidValueError(
+                "a tensor has at most 2^31 elements", got=types[operation.name].shape, where=where
+            )
     return types
 
 

@@ -58,7 +58,7 @@ class Input(Operation):
 
     def infer(self, x: TensorType) -> TensorType:
         self.format.scale_or_default(self.scale)
-        if not self.shape or any(n < 1 for n in self.shape) or math.prod(self.shape) > 1 << 31:
+        if not self.shape or any(n < 1 for n in self.shape):
             raise InvalidValueError("an input has a shape of positive sizes", got=self.shape)
         return TensorType(self.shape, self.format.code_min, self.format.code_max)
 
@@ -138,7 +138,7 @@ class Threshold(Operation):
         _check_array("direction", self.direction, np.int8, (channels,))
         if bool((np.abs(self.direction) != 1).any()):
             raise InvalidValueError("directions are +1 and -1", got=np.unique(self.direction))
-        if bool((np.diff(self.thresholds, axis=1) < 0).any()):
+        if bool((self.thresholds[:, 1:] < self.thresholds[:, :-1]).any()):  # differences may overflow
             raise InvalidValueError("the thresholds of a channel ascend", got="a descending pair")
         return TensorType(x.shape, self.format.code_min, self.format.code_max)
 
@@ -152,8 +152,8 @@ class Clip(Operation):
     high: int
 
     def infer(self, x: TensorType) -> TensorType:
-        if self.low > self.high:
-            raise InvalidValueError("low is at most high", got=f"{self.low} > {self.high}")
+        if not -SUM_LIMIT < self.low <= self.high < SUM_LIMIT:
+            raise InvalidValueError("low is at most high, both below 2^53", got=f"{self.low}, {self.high}")
         low, high = (min(max(v, self.low), self.high) for v in (x.low, x.high))
         return TensorType(x.shape, low, high)
 

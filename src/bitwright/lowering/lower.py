@@ -159,6 +159,12 @@ class _Lowering:
     def _last(self) -> str:
         return self.operations[-1].name if self.operations else ""
 
+    def _free(self, name: str) -> str:
+        """`name`, with an underscore for each layer that is called so too."""
+        while name in self.modules:
+            name += "_"
+        return name
+
     def _append(self, operation: Operation) -> None:
         if self.operations and isinstance(self.operations[-1], integer.Output):
             raise InvalidValueError(
@@ -195,7 +201,14 @@ class _Lowering:
                     "the input goes to a quantised layer", got=describe(users[0], self.modules)
                 )
             current = users[0]
-        self._append(integer.Input("input", "", self.input_shape, quantizer.format, _scale(quantizer)))
+        if eval_rounding(quantizer) is not Rounding.NEAREST_EVEN:
+            raise InvalidValueError(
+                "the input is rounded to nearest, ties to even",
+                got=eval_rounding(quantizer).value,
+                where=f"the activation of {users[0].target}",
+            )
+        name = self._free("input")
+        self._append(integer.Input(name, "", self.input_shape, quantizer.format, _scale(quantizer)))
 
     def _product(self, name: str, layer: ComputeLayer) -> None:
         weight = stored_weight(layer)
@@ -215,7 +228,8 @@ class _Lowering:
         affine = fold.affine(levels)
         multiplier, offset = affine.multiplier.numpy(), affine.offset.numpy()
         if fold.consumer is None:
-            self._append(integer.Output("output", self._last, multiplier, offset, affine.shift))
+            name = self._free("output")
+            self._append(integer.Output(name, self._last, multiplier, offset, affine.shift))
             return
         form, rounding = fold.consumer.format, eval_rounding(fold.consumer)
         if form.bits <= THRESHOLD_BITS:
@@ -234,12 +248,11 @@ class _Lowering:
         consumer = self.fold.consumer
         if consumer is None:
             raise InvalidValueError("nothing follows the last layer and its norm", got="a clip", where=name)
-        bounds = twin.levels(
-            consumer.format,
-            torch.tensor([low, high], dtype=torch.float32),
-            consumer.current_scale(),
-            eval_rounding(consumer),
-        )
+        scale = consumer.current_scale()
+        # in the type of the values that `Fold.apply` hands on
+        real = torch.float32 if scale is None and not consumer.format.wide else torch.float64
+        limits = torch.tensor([low, high], dtype=real)
+        bounds = twin.levels(consumer.format, limits, scale, eval_rounding(consumer))
         first, last = (int(b) for b in bounds)
         if first > self.type.low or last < self.type.high:
             self._append(integer.Clip(name, self._last, first, last))

@@ -107,13 +107,14 @@ class Fold:
 
     @property
     def active(self) -> bool:
-        """Whether the modules evaluate integers now: all of them in eval mode, both operands quantised."""
-        return (
-            not self.layer.training
-            and (self.norm is None or not self.norm.training)
-            and self.layer.slots.of("forward.activation") is not None
-            and self.layer.slots.of("forward.weight") is not None
-        )
+        """Whether the modules evaluate integers now.
+
+        All of them are in eval mode, both operands are quantised, and no scale is being calibrated.
+        """
+        operands = [self.layer.slots.of(o) for o in ("forward.activation", "forward.weight")]
+        if None in operands or self.layer.training or (self.norm is not None and self.norm.training):
+            return False
+        return not any(q is not None and q.calibrating for q in (*operands, self.consumer))
 
     def bound(self, weight_levels: torch.Tensor) -> int:
         """An upper bound of |accumulator|."""
@@ -151,9 +152,11 @@ class Fold:
 
     @torch.no_grad()
     def apply(self, acc: torch.Tensor, weight_levels: torch.Tensor) -> torch.Tensor:
-        """Accumulators -> float32 values on the consumer's grid (or the float32 output).
+        """Accumulators -> values on the consumer's grid, or the float32 output.
 
-        Integers carry no gradient: eval mode is for answers, train mode for learning.
+        Values with a scale are float64, in which the product with it is exact: the consumer's division then
+        gives the same levels back under every rounding. Integers carry no gradient: eval mode is for
+        answers, train mode for learning.
         """
         affine = self.affine(weight_levels)
         shape = self.layer.geometry.per_channel
@@ -166,7 +169,7 @@ class Fold:
             return y.float()
         levels = twin.levels(self.consumer.format, y, 1.0, eval_rounding(self.consumer))
         scale = self.consumer.current_scale()
-        return levels.float() if scale is None else levels.float() * scale.to(acc.device)
+        return levels if scale is None else levels.double() * scale.to(acc.device, torch.float64)
 
 
 def eval_rounding(quantizer: Quantizer) -> Rounding:

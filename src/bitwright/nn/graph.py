@@ -110,7 +110,7 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module], repeated: set[nn.Modu
                 return Link(layer, problem=f"{node.target} takes float activations")
             return Link(layer, tuple(path), node)
         if isinstance(module, BatchNorm1d | BatchNorm2d):
-            if seen_norm or (seen_clip and not _only_pools(path, modules)):
+            if seen_norm or not _only_pools(path, modules):
                 return Link(layer, problem=f"{node.target} is not directly behind it")
             seen_norm, seen_clip = True, False
         elif isinstance(module, MONOTONE):
@@ -121,8 +121,9 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module], repeated: set[nn.Modu
 
 
 def _only_pools(path: list[fx.Node], modules: dict[str, nn.Module]) -> bool:
-    kinds = [modules.get(str(node.target)) for node in path if node.op == "call_module"]
-    return all(isinstance(kind, (nn.MaxPool2d, *POSITIONAL)) for kind in kinds)
+    """Whether the channels and the order of the values are as the layer left them."""
+    kept = (nn.MaxPool2d, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity)
+    return all(isinstance(modules.get(str(node.target)), kept) for node in path)
 
 
 def link_folds(model: nn.Module) -> list[Link]:

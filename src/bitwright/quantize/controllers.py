@@ -32,7 +32,7 @@ class Static:
 
 @dataclass(frozen=True)
 class MaxAbs:
-    """scale = max |x| / level_max of the step before (delayed); 1 where the tensor was all zero.
+    """scale = max |x| / level_max of the step before (delayed); unmoved where that was all zero, at first 1.
 
     The maximum is taken over the tensor, or over each index of the channel axis. When the quantiser runs
     several times in a step its maxima are merged. Non-finite elements are left out of the maximum.

@@ -62,7 +62,7 @@ class _Levels(torch.autograd.Function):
         if ctx.estimator is Estimator.NONE:
             grad = torch.zeros_like(grad)
         elif ctx.estimator is Estimator.CLIPPED:
-            grad = grad * ctx.saved_tensors[0]
+            grad = torch.where(ctx.saved_tensors[0], grad, 0.0)  # infinity * 0 would be NaN
         return grad, None, None, None, None, None
 
 

@@ -140,10 +140,12 @@ class Quantizer(nn.Module):
     def tick(self, step: int) -> None:
         """Begin training step `step`: what the last one measured becomes the scale."""
         self.step, self.calls = step, 0
-        if isinstance(self.spec.controller, MaxAbs) and self.initialized:
-            if bool((self.statistic > 0).any()):
-                self.scale = self.spec.controller.scale(self.statistic, self.format)
-                self.statistic = torch.zeros_like(self.statistic)
+        controller = self.spec.controller
+        if isinstance(controller, Static) or not self.initialized:
+            return
+        moved = controller.scale(self.statistic, self.format)
+        self.scale = torch.where(self.statistic > 0, moved, self.scale)
+        self.statistic = torch.zeros_like(self.statistic)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         # a float checkpoint has no quantiser state, and loads strictly all the same
@@ -171,6 +173,8 @@ def _calibrating(model: nn.Module) -> Iterator[None]:
     try:
         for quantizer in quantizers(model):
             quantizer.calibrating = True
+            if isinstance(quantizer.spec.controller, MaxAbs):
+                quantizer.statistic = torch.zeros_like(quantizer.statistic)
         yield
     finally:
         for quantizer in quantizers(model):

@@ -53,6 +53,11 @@ _NEUTRAL = (
 """Modules that need no slot: they map grid values to grid values."""
 
 
+def _is_relu(module: nn.Module | None) -> bool:
+    """Whether nothing negative leaves the module (ReLU6 is a Hardtanh)."""
+    return isinstance(module, nn.ReLU) or (isinstance(module, nn.Hardtanh) and module.min_val >= 0)
+
+
 def quantize_(model: nn.Module, recipe: str | Recipe, *, seed: int = 0, verbose: bool = True) -> Report:
     """Give the tensors of `model` the formats of `recipe`, in place.
 
@@ -154,6 +159,8 @@ class _Conversion:
                 if type(m) in _TWINS
             ]
             return report
+        if not any(type(m) in (nn.Linear, nn.Conv2d) for name, m in model.named_modules() if name):
+            raise self.nothing_found()
         graph = self.trace(report)
         specs = layer_specs(model, recipe)
         swaps: dict[nn.Module, nn.Module] = {}
@@ -162,12 +169,7 @@ class _Conversion:
             if twin is not None:
                 swaps[module] = twin
         if not any(_is_compute(m) for m in swaps):
-            candidates = ", ".join(f"{n} ({type(m).__name__})" for n, m in model.named_modules() if n)
-            raise InvalidValueError(
-                f"recipe {recipe.name} finds a layer to quantise",
-                got=f"none among {candidates or type(model).__name__}",
-                fix="it quantises Linear and Conv2d; wrap a single layer in nn.Sequential",
-            )
+            raise self.nothing_found()
         swaps |= self.replacements(graph, specs, report)
         _swap(model, swaps)
         _install_step(model)
@@ -176,6 +178,14 @@ class _Conversion:
         order = {name: index for index, name in enumerate(_execution_order(model))}
         report.rows.sort(key=lambda row: order.get(row.tensor.split(":")[0], len(order)))
         return report
+
+    def nothing_found(self) -> InvalidValueError:
+        named = [f"{name} ({type(m).__name__})" for name, m in self.model.named_modules() if name]
+        return InvalidValueError(
+            f"recipe {self.recipe.name} finds a layer to quantise",
+            got=f"none among {', '.join(named) or type(self.model).__name__}",
+            fix="it quantises Linear and Conv2d; wrap a single layer in nn.Sequential",
+        )
 
     def trace(self, report: Report) -> fx.Graph | None:
         try:
@@ -243,7 +253,7 @@ class _Conversion:
         modules = dict(self.model.named_modules())
         signed = {name for name, roles in specs.items() if _signed_slot(roles)}
         if graph is None:
-            culprits = {n: "a signed slot" for n, m in modules.items() if isinstance(m, nn.ReLU) and signed}
+            culprits = {n: "a signed slot" for n, m in modules.items() if _is_relu(m) and signed}
         else:
             culprits = {}
             for node in graph.nodes:
@@ -255,11 +265,12 @@ class _Conversion:
                         culprits[str(relu.target)] = str(node.target)
         swaps: dict[nn.Module, nn.Module] = {}
         for name, consumer in culprits.items():
-            kind = self.recipe.replace.get("ReLU")
-            if kind not in _REPLACEMENTS:
-                raise _constant_slot(f"{name} (ReLU)", consumer, self.recipe)
-            swaps[modules[name]] = _REPLACEMENTS[kind]()
-            report.replaced.append(Row(name, "replaced", f"ReLU -> {kind}", f"in front of {consumer}"))
+            kind = type(modules[name]).__name__
+            instead = self.recipe.replace.get(kind)
+            if instead not in _REPLACEMENTS:
+                raise _constant_slot(f"{name} ({kind})", consumer, self.recipe)
+            swaps[modules[name]] = _REPLACEMENTS[instead]()
+            report.replaced.append(Row(name, "replaced", f"{kind} -> {instead}", f"in front of {consumer}"))
         return swaps
 
 
@@ -285,7 +296,7 @@ def _relu_before(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None
         current = current.all_input_nodes[0]
         module = modules.get(str(current.target)) if current.op == "call_module" else None
         functional = getattr(current.target, "__name__", current.target)
-        if isinstance(module, nn.ReLU) or (module is None and functional in ("relu", "relu_")):
+        if _is_relu(module) or (module is None and functional in ("relu", "relu_", "relu6")):
             return current
         if not (
             is_flatten(current) or (isinstance(module, _NEUTRAL) and not isinstance(module, nn.Hardtanh))

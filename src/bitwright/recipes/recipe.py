@@ -182,11 +182,14 @@ def _controller(value: Mapping[str, Any], where: str) -> Controller:
     name = value.get("controller", "static")
     if name == "static":
         _check_keys(value, {"format", "controller", "scale", "rounding", "estimator"}, where)
-        return Static(value.get("scale"))
+        scale = value.get("scale")
+        if scale is not None and not _is_number(scale):
+            raise InvalidTypeError("a scale is a number", got=repr(scale), where=where)
+        return Static(scale)
     if name == "max-abs":
         if "scale" in value:
             raise InvalidValueError("a max-abs controller sets its scale itself", where=where)
-        return MaxAbs(value.get("per", "tensor"), bool(value.get("power_of_two", False)))
+        return MaxAbs(value.get("per", "tensor"), _flag(value, "power_of_two", where))
     raise unknown_name("controller", str(name), ("static", "max-abs"))
 
 
@@ -208,17 +211,24 @@ def _read(where: str, text: str) -> Recipe:
         {"name", "title", "paper", "roles", "layers", "replace", "optimizer", "training"},
         where,
     )
-    training = table.get("training", {})
+    tables = {
+        n: _table(table.get(n, {}), n, where) for n in ("roles", "layers", "replace", "optimizer", "training")
+    }
+    training, optimizer = tables["training"], tables["optimizer"]
     _check_keys(training, {"loss", "initial_weights"}, where)
-    optimizer = dict(table.get("optimizer", {}))
     _check_keys(optimizer, {f.name for f in fields(OptimizerRule)}, where)
+    for key in ("lr", "lr_final"):
+        if not _is_number(optimizer.get(key, 1.0)):
+            raise InvalidTypeError(f"{key} is a number", got=repr(optimizer[key]), where=where)
     if optimizer.get("name", "Adam") not in OPTIMIZERS:
         raise unknown_name("optimizer", str(optimizer["name"]), OPTIMIZERS)
     if optimizer.get("step_scale") not in (None, "glorot"):
         raise unknown_name("step_scale", str(optimizer["step_scale"]), ("glorot",))
     if "clip" in optimizer:
-        low, high = optimizer["clip"]
-        optimizer["clip"] = (float(low), float(high))
+        bounds = optimizer["clip"]
+        if not (isinstance(bounds, list) and len(bounds) == 2 and all(map(_is_number, bounds))):
+            raise InvalidTypeError("clip is a list of two numbers", got=repr(bounds), where=where)
+        optimizer["clip"] = (float(bounds[0]), float(bounds[1]))
     loss = training.get("loss", "cross-entropy")
     if loss not in LOSSES:
         raise unknown_name("loss", str(loss), LOSSES)
@@ -228,19 +238,37 @@ def _read(where: str, text: str) -> Recipe:
         name=str(table.get("name", where)),
         title=str(table.get("title", "")),
         paper=str(table.get("paper", "")),
-        roles={r: parse_spec(v, r, where) for r, v in table.get("roles", {}).items()},
-        layers=tuple(_layer_rule(k, v, where) for k, v in table.get("layers", {}).items()),
-        replace=dict(table.get("replace", {})),
+        roles={r: parse_spec(v, r, where) for r, v in tables["roles"].items()},
+        layers=tuple(_layer_rule(k, v, where) for k, v in tables["layers"].items()),
+        replace=tables["replace"],
         optimizer_rule=OptimizerRule(**optimizer),
         loss=loss,
         initial_weights=training.get("initial_weights"),
     )
 
 
-def _layer_rule(key: str, table: Mapping[str, Any], where: str) -> LayerRule:
+def _layer_rule(key: str, value: Any, where: str) -> LayerRule:
+    table = _table(value, f"layers.{key}", where)
     where = f"layers.{key} of {where}"
     roles = {r: parse_spec(v, r, where) for r, v in table.items() if r != "optional"}
-    return LayerRule(key, roles, bool(table.get("optional", False)))
+    return LayerRule(key, roles, _flag(table, "optional", where))
+
+
+def _table(value: Any, name: str, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidTypeError(f"{name} is a table", got=repr(value), where=where)
+    return dict(value)
+
+
+def _flag(table: Mapping[str, Any], key: str, where: str) -> bool:
+    value = table.get(key, False)
+    if not isinstance(value, bool):
+        raise InvalidTypeError(f"{key} is true or false", got=repr(value), where=where)
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:

@@ -14,6 +14,7 @@ from bitwright.training.loop import (
     error_rate,
     load_run,
     train,
+    write_json,
 )
 from bitwright.training.losses import loss, squared_hinge
 from bitwright.training.machine import machine
@@ -39,4 +40,5 @@ __all__ = [
     "squared_hinge",
     "train",
     "tune_allocator",
+    "write_json",
 ]

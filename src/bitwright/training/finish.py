@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,9 @@ from bitwright.analysis import (
     weight_bits,
 )
 from bitwright.data import Dataset
-from bitwright.integer import write_atomic
 from bitwright.lowering import lower
 from bitwright.recipes import is_quantised
-from bitwright.training.loop import MODEL, PICTURE, RESULT
+from bitwright.training.loop import MODEL, PICTURE, RESULT, write_json
 from bitwright.training.settings import Settings
 
 
@@ -63,5 +61,5 @@ def finish(
         from bitwright.training.picture import draw_run
 
         draw_run(model, network, test, result, out / PICTURE)
-    write_atomic(out / RESULT, (json.dumps(result, indent=1) + "\n").encode())
+    write_json(out / RESULT, result)
     return result

@@ -84,7 +84,7 @@ def train(
             where=out,
             fix="go on with --resume, or choose another --out",
         )
-    _write_json(out / RUN, {"settings": settings.to_json()})
+    write_json(out / RUN, {"settings": settings.to_json()})
     if settings.examples is not None:
         training = training.subset(settings.examples)
     last = min(settings.epochs, stop_after or settings.epochs)
@@ -118,7 +118,7 @@ def train(
         "history": history,
         "machine": machine(),
     }
-    _write_json(out / RESULT, result)
+    write_json(out / RESULT, result)
     return model, result
 
 
@@ -184,5 +184,6 @@ def load_run(out: Path, dataset: Dataset) -> tuple[nn.Module, Settings]:
     return model.eval(), settings
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a result or settings file, whole or not at all."""
     write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
