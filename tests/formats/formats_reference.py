@@ -56,7 +56,9 @@ def interesting_values(form, scale=None):
     if form.bits <= 5:
         codes |= set(range(form.code_min - 1, form.code_max + 2))
     codes |= {form.code_min + 1, form.code_min - 1, form.code_max - 1, form.code_max + 1}
-    exact = [float(np.float32(float((c + half) * step))) for c in sorted(codes) for half in (0, Fraction(1, 2))]
+    exact = [
+        float(np.float32(float((c + half) * step))) for c in sorted(codes) for half in (0, Fraction(1, 2))
+    ]
     around = []
     for value in exact:
         single = np.float32(value)

@@ -189,7 +189,9 @@ def test_a_sliced_tensor_is_like_its_copy():
         assert torch.equal(twin, Fixed(8, 4).quantize(x.contiguous(), rounding=rounding, key=key))
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.uint16])
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.uint16]
+)
 def test_codes_may_come_in_any_integer_type(dtype):
     codes = torch.tensor([0, 5, 7]).to(dtype)
     for form in (Int(4), UInt(8), Int(8), Fixed(16, 2), UInt(32)):
@@ -212,7 +214,9 @@ def test_encode_takes_the_smallest_type():
             assert form.encode(x).dtype == dtype, form
 
 
-@pytest.mark.parametrize("form", [*SMALL, *WIDE, Fixed(12), UFixed(5), Fixed(8, -100), Fixed(8, 100)], ids=str)
+@pytest.mark.parametrize(
+    "form", [*SMALL, *WIDE, Fixed(12), UFixed(5), Fixed(8, -100), Fixed(8, 100)], ids=str
+)
 def test_names_parse_back_and_formats_are_values(form):
     again = parse(str(form))
     assert again == form
@@ -237,7 +241,8 @@ def test_canonical_names():
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("binry", "binary"), ("fixd8.4", "fixed8.4"), ("ternery", "ternary"), ("itn8", "int8")]
+    ("name", "nearest"),
+    [("binry", "binary"), ("fixd8.4", "fixed8.4"), ("ternery", "ternary"), ("itn8", "int8")],
 )
 def test_an_unknown_name_lists_the_nearest_first(name, nearest):
     with pytest.raises(InvalidValueError) as info:
@@ -248,7 +253,20 @@ def test_an_unknown_name_lists_the_nearest_first(name, nearest):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "int", "int8.4", "int-8", "int0", "int33", "fixed8.", "fixed8.101", "int8 4", "int٨", "int" + "9" * 5000]
+    "name",
+    [
+        "",
+        "int",
+        "int8.4",
+        "int-8",
+        "int0",
+        "int33",
+        "fixed8.",
+        "fixed8.101",
+        "int8 4",
+        "int٨",
+        "int" + "9" * 5000,
+    ],
 )
 def test_bad_names_are_one_kind_of_error(name):
     with pytest.raises(InvalidValueError):

@@ -12,7 +12,23 @@ from bitwright.formats import Binary, Fixed, Int, Rounding, Ternary, UInt
 from bitwright.quantize import Estimator, MaxAbs, Quantizer, QuantizerSpec, Static
 
 INF = math.inf
-POINTS = [-INF, -9.0, -1.0, -1.0000001, -0.9999999, -0.5, -0.0, 0.0, 0.5, 0.9999999, 1.0, 1.0000001, 3.0, INF, math.nan]
+POINTS = [
+    -INF,
+    -9.0,
+    -1.0,
+    -1.0000001,
+    -0.9999999,
+    -0.5,
+    -0.0,
+    0.0,
+    0.5,
+    0.9999999,
+    1.0,
+    1.0000001,
+    3.0,
+    INF,
+    math.nan,
+]
 
 
 def gradient(spec, x, grad):
@@ -48,9 +64,7 @@ def test_clipped_binary_is_the_derivative_of_the_hard_tanh_with_its_ends():
 
 
 def test_a_masked_gradient_is_zero_also_where_infinity_arrives():
-    got = gradient(
-        QuantizerSpec(Binary(), estimator=Estimator.CLIPPED), [5.0, 0.5], torch.tensor([INF, INF])
-    )
+    got = gradient(QuantizerSpec(Binary(), estimator=Estimator.CLIPPED), [5.0, 0.5], torch.tensor([INF, INF]))
     assert got.tolist() == [0.0, INF]
 
 

@@ -10,7 +10,7 @@ import click
 from rich import box
 from rich.table import Table
 
-from bitwright.cli.common import console, say_bytes, say_seconds
+from bitwright.cli.common import console, say_bytes, say_seconds, set_threads
 
 BATCHES = (1, 100)
 
@@ -58,6 +58,8 @@ def command(out: Path, width: int, epochs: int, seed: int, rounds: int) -> None:
     from bitwright.integer import load
     from bitwright.training import MODEL, PICTURE, Settings, load_run
 
+    # as fast as two on networks this small, and the figures do not depend on the processors' number
+    set_threads(1)
     _clear(out)
     results: dict[str, dict[str, Any]] = {}
     for recipe in ("float", "qnn"):

@@ -53,13 +53,13 @@ class Format(ABC):
     def code_max(self) -> int:
         """The largest code."""
 
-    @abstractmethod
     def codes(self) -> Sequence[int]:
         """Every code, in order."""
+        return range(self.code_min, self.code_max + 1)
 
-    @abstractmethod
     def code_of(self, q: np.floating, rounding: Rounding, draw: int | None) -> int:
         """The code of the finite quotient q = x / scale."""
+        return min(max(round_scalar(q, rounding, draw), self.code_min), self.code_max)
 
     @property
     def default_scale(self) -> float | None:
@@ -230,12 +230,6 @@ class Uniform(Format):
     def code_max(self) -> int:
         return (1 << self.bits - 1) - 1 if self.signed else (1 << self.bits) - 1
 
-    def codes(self) -> Sequence[int]:
-        return range(self.code_min, self.code_max + 1)
-
-    def code_of(self, q: np.floating, rounding: Rounding, draw: int | None) -> int:
-        return min(max(round_scalar(q, rounding, draw), self.code_min), self.code_max)
-
 
 @dataclass(frozen=True)
 class Int(Uniform):
@@ -312,12 +306,6 @@ class Ternary(Format):
     @property
     def code_max(self) -> int:
         return 1
-
-    def codes(self) -> Sequence[int]:
-        return range(-1, 2)
-
-    def code_of(self, q: np.floating, rounding: Rounding, draw: int | None) -> int:
-        return min(max(round_scalar(q, rounding, draw), -1), 1)
 
 
 @dataclass(frozen=True)
