@@ -103,6 +103,8 @@ def _input(op, _, shape, x):
     for i in indices(shape):
         q = Fraction(float(x[i])) / scale  # exact: the scales here are powers of two
         code = round_fraction(q, Rounding.NEAREST_EVEN)
+        if isinstance(op.format, Binary):
+            code = 1 if q >= 0 else -1
         result[i] = min(max(code, op.format.code_min), op.format.code_max)
     return result
 

@@ -9,7 +9,7 @@ import click
 from rich import box
 from rich.table import Table
 
-from bitwright.cli.common import console, progress_bar, say_seconds
+from bitwright.cli.common import console, progress_bar, say_seconds, tune_process
 
 
 @click.command("bench")
@@ -75,9 +75,9 @@ def command(
     All run the same architecture, interleaved in one process: torch, and ONNX Runtime where onnx
     and onnxruntime are installed. The medians hold for this machine, as busy as it is.
     """
-    from bitwright.training import machine, tune_allocator, write_json
+    from bitwright.training import machine, write_json
 
-    tune_allocator()
+    tune_process()
     network, name = _network(model, model_name, width, data_name)
     timings = time_with_bar(network, sizes, threads, rounds)
     console.print(f"{name}, {threads} thread{'s' if threads > 1 else ''}, medians of {rounds}")

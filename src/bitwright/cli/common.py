@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import click
@@ -51,6 +52,15 @@ def set_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+@cache
+def tune_process() -> None:
+    """Tune the C allocator of this process, once, and say so."""
+    from bitwright.training import tune_allocator
+
+    if tune_allocator():
+        console.print("allocator tuned: memory once used stays with this process", style="dim")
 
 
 def say_bytes(count: float) -> str:

@@ -8,7 +8,14 @@ from typing import Any
 import click
 from rich.progress import Progress, TaskID
 
-from bitwright.cli.common import console, progress_bar, say_bytes, set_threads, threads_option
+from bitwright.cli.common import (
+    console,
+    progress_bar,
+    say_bytes,
+    set_threads,
+    threads_option,
+    tune_process,
+)
 
 
 @click.command("train")
@@ -107,10 +114,9 @@ def run_training(
 ) -> dict[str, Any]:
     """Train with a progress bar, then lower; returns the result with what lowering added."""
     from bitwright import data as data_room
-    from bitwright.training import CHECKPOINT, MODEL, finish, train, tune_allocator
+    from bitwright.training import CHECKPOINT, MODEL, finish, train
 
-    if tune_allocator() and show_table:
-        console.print("allocator tuned: memory once used stays with this process", style="dim")
+    tune_process()
     training = data_room.load(settings.data, "train")
     test = data_room.load(settings.data, "test")
     if show_table:

@@ -89,10 +89,11 @@ def load(path: str | Path, *, check: bool = True) -> Network:
     try:
         if header.get("format") != MAGIC:
             raise FileFormatError(f"the header names the format {MAGIC!r}", got=header.get("format"))
-        if header.get("version") != VERSION:
+        version = header.get("version")
+        if type(version) is not int or version != VERSION:
             raise FileFormatError(
                 f"this library reads version {VERSION}",
-                got=header.get("version"),
+                got=version,
                 fix="use the bitwright that wrote the file, or a newer one",
             )
         if check and (text != _canonical(header) or header.get("sha256") != _digest(header, tensors)):

@@ -83,8 +83,8 @@ def _conv(operation: Conv, a: np.ndarray, result: TensorType) -> np.ndarray:
     windows = windows[:, :, ::sh, ::sw].transpose(0, 2, 3, 1, 4, 5)
     n, height, width = windows.shape[:3]
     weight = operation.weight.array.reshape(operation.weight.shape[0], -1)
-    acc = _matmul(windows.reshape(n * height * width, -1), weight.T, result)
-    return acc.reshape(n, height, width, -1).transpose(0, 3, 1, 2)
+    acc = _matmul(windows.reshape(n * height * width, weight.shape[1]), weight.T, result)
+    return acc.reshape(n, height, width, len(weight)).transpose(0, 3, 1, 2)
 
 
 def _matmul(a: np.ndarray, w: np.ndarray, result: TensorType) -> np.ndarray:
