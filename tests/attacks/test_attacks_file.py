@@ -167,8 +167,9 @@ def test_other_tensor_types_are_refused(tmp_path, dtype):
 
 def parts():
     """Header and tensors of the small network, free to be edited."""
-    from safetensors import safe_open
     from tempfile import TemporaryDirectory
+
+    from safetensors import safe_open
 
     with TemporaryDirectory() as folder:
         path = f"{folder}/m.bw"
@@ -344,7 +345,8 @@ def test_the_attacks_start_from_a_file_that_loads(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "null", "[]", "3", '"x"', "{", '{"a": 1', "[" * 200_000, '{"a":' * 50_000, "NaN", "{}", "9" * 5000]
+    "text",
+    ["", "null", "[]", "3", '"x"', "{", '{"a": 1', "[" * 200_000, '{"a":' * 50_000, "NaN", "{}", "9" * 5000],
 )
 def test_headers_that_are_no_json_object(tmp_path, text):
     path = tmp_path / "m.bw"

@@ -122,6 +122,22 @@ def test_rounding_up_has_the_probability_of_the_fraction(whole, fraction):
     assert abs(ups - count * p) <= 4 * math.sqrt(count * p * (1 - p)) + 1e-9
 
 
+def test_the_draw_rounds_up_strictly_below_the_fraction():
+    """R < 2^16 (q - floor(q)): with R = d, a fraction of d 2^-16 stays and the next one goes up."""
+    for seed in range(20):
+        key = Key(seed, "edge")
+        d = draw_scalar(key, 0)
+        for whole in (3, -3, 0):
+            for steps, up in ((d, 0), (d + 1, 1)):
+                x = whole + steps / 2**16
+                assert Int(8).encode(x, rounding="stochastic", key=key) == whole + up
+                assert Int(8).encode(torch.tensor([x]), rounding="stochastic", key=key).item() == whole + up
+        for steps, sign in ((d, -1), (d + 1, 1)):  # P(+1) = (x + 1) / 2
+            x = steps / 2**15 - 1
+            assert Binary().encode(x, rounding="stochastic", key=key) == sign
+            assert Binary().encode(torch.tensor([x]), rounding="stochastic", key=key).item() == sign
+
+
 def test_integers_never_move():
     codes = torch.arange(-128, 128)
     for call in range(20):

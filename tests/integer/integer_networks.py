@@ -39,7 +39,11 @@ def every_operation():
             Input("input", "", (2, 5, 4), Int(8), 0.5),
             Conv("conv", "input", codes(Ternary(), (3, 2, 3, 2), 1), (2, 1), (1, 1)),
             Threshold(
-                "codes", "conv", np.array([[-20, 9], [0, 0], [-4, 30]], np.int64), np.array([1, -1, 1], np.int8), Ternary()
+                "codes",
+                "conv",
+                np.array([[-20, 9], [0, 0], [-4, 30]], np.int64),
+                np.array([1, -1, 1], np.int8),
+                Ternary(),
             ),
             MaxPool("pool", "codes", (2, 2), (1, 2), (1, 0)),
             Reshape("flat", "pool", (24,)),
@@ -50,7 +54,7 @@ def every_operation():
             Output("output", "fc2", ints(3, -1, 10), ints(1, 0, -7), 2),
         ],
         {"classes": ["a", "b", "c"]},
-    )  # fmt: skip
+    )
 
 
 def binary_network(shape=(2, 4, 4), seed=0):
@@ -60,13 +64,19 @@ def binary_network(shape=(2, 4, 4), seed=0):
         [
             Input("input", "", shape, Int(8), 2.0**-7),
             Conv("conv", "input", codes(Binary(), (5, channels, 3, 3), seed), (1, 1), (1, 1)),
-            Threshold("sign", "conv", ints(10, -30, 0, 200, -5)[:, None], np.array([1, 1, -1, 1, -1], np.int8), Binary()),
+            Threshold(
+                "sign",
+                "conv",
+                ints(10, -30, 0, 200, -5)[:, None],
+                np.array([1, 1, -1, 1, -1], np.int8),
+                Binary(),
+            ),
             MaxPool("pool", "sign", (2, 2), (2, 2), (0, 0)),
             Reshape("flat", "pool", (5 * (shape[1] // 2) * (shape[2] // 2),)),
             Linear("fc", "flat", codes(Binary(), (3, 5 * (shape[1] // 2) * (shape[2] // 2)), seed + 1)),
             Output("output", "fc", ints(5, -3, 1), ints(0, 2, 1), 3),
         ]
-    )  # fmt: skip
+    )
 
 
 def round_fraction(q, rounding):

@@ -84,7 +84,7 @@ def test_unknown_backends_isas_and_threads():
         NETWORK(GOOD, isa="mmx")
     with pytest.raises(InvalidValueError, match="threads is at least 1"):
         NETWORK(GOOD, threads=0)
-    with pytest.raises(InvalidValueError, match="unknown operation 'cnov'.*conv"):
+    with pytest.raises(InvalidValueError, match=r"unknown operation 'cnov'.*conv"):
         NETWORK.operation("cnov")
 
 
@@ -105,7 +105,9 @@ END = Output("o", "l", ints(1, 1), ints(0, 0), 0)
 
 
 def bad_threshold(thresholds, direction=(1,), form=None):
-    return Threshold("t", "c", np.array(thresholds, np.int64), np.array(direction, np.int8), form or Ternary())
+    return Threshold(
+        "t", "c", np.array(thresholds, np.int64), np.array(direction, np.int8), form or Ternary()
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,10 +123,16 @@ def bad_threshold(thresholds, direction=(1,), form=None):
         ([FLAT, Linear("l", "i", codes(Int(4), (2, 4), 0)), END], "its weight's width"),
         ([INPUT, Linear("l", "i", codes(Int(4), (2, 4), 0)), END], "its weight's width"),
         ([FLAT, Conv("l", "i", CONV.weight, (1, 1), (0, 0)), END], "its weight's channels"),
-        ([INPUT, Conv("l", "i", codes(Binary(), (1, 3, 3, 3), 0), (1, 1), (0, 0)), END], "its weight's channels"),
+        (
+            [INPUT, Conv("l", "i", codes(Binary(), (1, 3, 3, 3), 0), (1, 1), (0, 0)), END],
+            "its weight's channels",
+        ),
         ([INPUT, Conv("l", "i", CONV.weight, (0, 1), (0, 0)), END], "strides are positive"),
         ([INPUT, Conv("l", "i", CONV.weight, (1, 1), (-1, 0)), END], "paddings not negative"),
-        ([INPUT, Conv("l", "i", codes(Binary(), (1, 2, 5, 5), 0), (1, 1), (0, 0)), END], "fits into its padded"),
+        (
+            [INPUT, Conv("l", "i", codes(Binary(), (1, 2, 5, 5), 0), (1, 1), (0, 0)), END],
+            "fits into its padded",
+        ),
         ([INPUT, Conv("l", "i", CONV.weight, (1, 1), (60000, 60000)), END], r"2\^31 elements"),
         ([INPUT, MaxPool("l", "i", (2, 2), (1, 1), (2, 0)), END], "half the kernel"),
         ([INPUT, MaxPool("l", "i", (0, 2), (1, 1), (0, 0)), END], "kernels and strides are positive"),
@@ -162,8 +170,12 @@ def test_networks_that_do_not_fit_together_say_why(operations, message):
 
 def test_accumulators_stay_below_2_53():
     heavy = Codes.pack(Int(32), np.full((1, 5000), -(2**31)))
-    with pytest.raises(InvalidValueError, match=r"accumulator stays below 2\^53.*'l' \(linear\)|'l' \(linear\)"):
-        Network([Input("i", "", (5000,), Int(32), 1.0), Linear("l", "i", heavy), Output("o", "l", ONE, ONE, 0)])
+    with pytest.raises(
+        InvalidValueError, match=r"accumulator stays below 2\^53.*'l' \(linear\)|'l' \(linear\)"
+    ):
+        Network(
+            [Input("i", "", (5000,), Int(32), 1.0), Linear("l", "i", heavy), Output("o", "l", ONE, ONE, 0)]
+        )
 
 
 def test_stored_codes_are_checked():

@@ -83,7 +83,10 @@ def chains(draw):
     size = (draw(st.integers(2, 5)), draw(st.integers(2, 5)))
     form = draw(st.sampled_from([Int(8), UInt(4), Binary(), Ternary()]))
     operations = [Input("in", "", (channels, *size), form, 2.0 ** -draw(st.integers(0, 3)))]
-    kernel, padding = (draw(st.integers(1, 2)), draw(st.integers(1, 2))), (draw(st.integers(0, 2)), draw(st.integers(0, 1)))
+    kernel, padding = (
+        (draw(st.integers(1, 2)), draw(st.integers(1, 2))),
+        (draw(st.integers(0, 2)), draw(st.integers(0, 1))),
+    )
     stride, out = (draw(st.integers(1, 3)), draw(st.integers(1, 2))), draw(st.integers(1, 3))
     operations.append(Conv("c", "in", codes(draw(weights), (out, channels, *kernel), seed), stride, padding))
     size = tuple((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True))
@@ -93,9 +96,14 @@ def chains(draw):
         limits = np.sort(generator.integers(-40, 40, (out, len(new.codes()) - 1)), axis=1)
         operations.append(Threshold("t", "c", limits.astype(np.int64), direction, new))
     else:
-        new, rounding = draw(st.sampled_from([Int(5), UInt(8), Ternary()])), draw(st.sampled_from(DETERMINISTIC))
+        new, rounding = (
+            draw(st.sampled_from([Int(5), UInt(8), Ternary()])),
+            draw(st.sampled_from(DETERMINISTIC)),
+        )
         m, b = generator.integers(-9, 10, out), generator.integers(-50, 50, out)
-        operations.append(Affine("t", "c", m.astype(np.int64), b.astype(np.int64), draw(st.integers(0, 6)), new, rounding))
+        operations.append(
+            Affine("t", "c", m.astype(np.int64), b.astype(np.int64), draw(st.integers(0, 6)), new, rounding)
+        )
     if min(size) >= 2:
         step = draw(st.integers(1, 2))
         pad = draw(st.integers(0, 1))
@@ -139,7 +147,9 @@ def test_batches_of_any_size_agree_with_single_examples():
     for backend in ("interpreter", "engine"):
         assert np.array_equal(network(x, backend=backend), whole)
         assert np.array_equal(network(x.reshape(130, -1), backend=backend), whole)
-        assert np.array_equal(np.concatenate([network(x[i : i + 1], backend=backend) for i in range(130)]), whole)
+        assert np.array_equal(
+            np.concatenate([network(x[i : i + 1], backend=backend) for i in range(130)]), whole
+        )
         assert network(x[:0], backend=backend).shape == (0, 3)
         # codes instead of floats
         assert np.array_equal(network(network.trace(x)["input"].astype(np.int8), backend=backend), whole)
@@ -156,11 +166,17 @@ def test_packing_bits_is_as_documented():
     assert np.array_equal(packed.array, array)
 
 
-@pytest.mark.parametrize("form", [Binary(), Ternary(), Int(1), Int(4), UInt(8), Int(9), UInt(16), Int(32), UInt(32)], ids=str)
+@pytest.mark.parametrize(
+    "form", [Binary(), Ternary(), Int(1), Int(4), UInt(8), Int(9), UInt(16), Int(32), UInt(32)], ids=str
+)
 @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (2, 8), (2, 3, 3, 1)])
 def test_packing_keeps_every_code(form, shape):
     generator = np.random.default_rng(3)
-    choice = np.array(form.codes()) if form.bits <= 9 else np.array([form.code_min, -1 if form.code_min else 1, form.code_max])
+    choice = (
+        np.array(form.codes())
+        if form.bits <= 9
+        else np.array([form.code_min, -1 if form.code_min else 1, form.code_max])
+    )
     array = generator.choice(choice, shape)
     packed = Codes.pack(form, array)
     assert np.array_equal(packed.array.astype(np.int64), array)

@@ -1,4 +1,4 @@
-"""Where emulation and integers could part: roundings, clips off the grid, wide codes, names, pools, thresholds."""
+"""Where emulation and integers could part: roundings, clips off the grid, wide codes, pools, thresholds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def converted(layers, activation, weight, first="fixed8.7", shape=(8,)):
     torch.manual_seed(1)
     model = nn.Sequential(*layers)
     rules = (LayerRule("first", {"activation": QuantizerSpec(parse(first))}),)
-    recipe = Recipe("edge", roles={"activation": activation, "weight": weight}, layers=rules, replace={"ReLU": "Hardtanh"})
+    recipe = Recipe(
+        "edge", roles={"activation": activation, "weight": weight}, layers=rules, replace={"ReLU": "Hardtanh"}
+    )
     bw.quantize_(model, recipe, verbose=False)
     x = torch.rand(16, *shape) * 2 - 1
     for _ in range(2):
@@ -47,22 +49,37 @@ def same_codes(model, x):
     return network
 
 
-@settings(deadline=None, derandomize=True, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     rounding=st.sampled_from(DETERMINISTIC),
-    form=st.sampled_from([Int(2), Int(3), Int(4), UInt(4), Int(5), Int(8), UInt(8), Fixed(12), Ternary(), Int(16)]),
+    form=st.sampled_from(
+        [Int(2), Int(3), Int(4), UInt(4), Int(5), Int(8), UInt(8), Fixed(12), Ternary(), Int(16)]
+    ),
     controller=st.sampled_from([MaxAbs(), MaxAbs(power_of_two=True), Static(0.07), Static(0.25)]),
-    weight=st.sampled_from([("binary", Static()), ("int5", MaxAbs("channel")), ("fixed8.6", Static()), ("ternary", Static(0.2))]),
-    clip=st.sampled_from([nn.ReLU(), nn.Hardtanh(-0.31, 0.52), nn.Hardtanh(0.11, 0.6), nn.ReLU6(), nn.Hardtanh(-9, -0.05)]),
+    weight=st.sampled_from(
+        [("binary", Static()), ("int5", MaxAbs("channel")), ("fixed8.6", Static()), ("ternary", Static(0.2))]
+    ),
+    clip=st.sampled_from(
+        [nn.ReLU(), nn.Hardtanh(-0.31, 0.52), nn.Hardtanh(0.11, 0.6), nn.ReLU6(), nn.Hardtanh(-9, -0.05)]
+    ),
     norm=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_every_rounding_with_every_scale(rounding, form, controller, weight, clip, norm, seed):
     """A consumer that floors must get its levels back from values that carry any scale."""
     torch.manual_seed(seed)
+    if form == Ternary() and getattr(clip, "min_val", -1) >= 0:
+        clip = nn.Hardtanh()  # a ReLU by another name: refused
     activation = QuantizerSpec(form, controller, rounding)
     stored = QuantizerSpec(parse(weight[0]), weight[1])
-    layers = [nn.Linear(8, 30), *([nn.BatchNorm1d(30)] if norm else []), clip, nn.Linear(30, 9), nn.Hardtanh(), nn.Linear(9, 3)]
+    layers = [
+        nn.Linear(8, 30),
+        *([nn.BatchNorm1d(30)] if norm else []),
+        clip,
+        nn.Linear(30, 9),
+        nn.Hardtanh(),
+        nn.Linear(9, 3),
+    ]
     model, x = converted(layers, activation, stored)
     same_codes(model, x)
 
@@ -80,15 +97,23 @@ def test_wide_codes_pass_between_layers_unrounded(activation):
 @pytest.mark.parametrize("rounding", [r for r in DETERMINISTIC if r is not Rounding.NEAREST_EVEN])
 def test_an_input_that_is_not_rounded_to_nearest_is_named(rounding):
     model = nn.Sequential(nn.Linear(4, 3))
-    recipe = Recipe("r", roles={"activation": QuantizerSpec(Int(8), rounding=rounding), "weight": QuantizerSpec(Binary())})
+    recipe = Recipe(
+        "r", roles={"activation": QuantizerSpec(Int(8), rounding=rounding), "weight": QuantizerSpec(Binary())}
+    )
     bw.quantize_(model, recipe, verbose=False)
-    with pytest.raises(InvalidValueError, match=f"nearest, ties to even; got {rounding.value}; at the activation of 0"):
+    with pytest.raises(
+        InvalidValueError, match=f"nearest, ties to even; got {rounding.value}; at the activation of 0"
+    ):
         bw.lower(model, torch.zeros(1, 4))
 
 
 def test_stochastic_slots_are_rounded_to_nearest_in_eval():
     spec = QuantizerSpec(Int(4), Static(0.3), Rounding.STOCHASTIC)
-    model, x = converted([nn.Linear(8, 9), nn.ReLU(), nn.Linear(9, 3)], spec, QuantizerSpec(Fixed(4, 2), rounding=Rounding.STOCHASTIC))
+    model, x = converted(
+        [nn.Linear(8, 9), nn.ReLU(), nn.Linear(9, 3)],
+        spec,
+        QuantizerSpec(Fixed(4, 2), rounding=Rounding.STOCHASTIC),
+    )
     same_codes(model, x)
 
 
@@ -97,7 +122,13 @@ def test_layers_may_be_called_input_and_output():
 
     torch.manual_seed(0)
     model = nn.Sequential(
-        OrderedDict(input=nn.Linear(8, 5), output_=nn.Hardtanh(), hidden=nn.Linear(5, 5), act=nn.Hardtanh(), output=nn.Linear(5, 2))
+        OrderedDict(
+            input=nn.Linear(8, 5),
+            output_=nn.Hardtanh(),
+            hidden=nn.Linear(5, 5),
+            act=nn.Hardtanh(),
+            output=nn.Linear(5, 2),
+        )
     )
     bw.quantize_(model, "qnn", verbose=False)
     network = same_codes(model, torch.rand(7, 8) * 2 - 1)
@@ -109,8 +140,19 @@ def test_layers_may_be_called_input_and_output():
 @pytest.mark.parametrize("gain", ["negative", "zero", "tiny variance", "huge mean"])
 @pytest.mark.parametrize("pool", ["before", "after", "none"])
 def test_norms_with_odd_statistics(gain, pool):
-    pools = {"before": [nn.MaxPool2d(2, 2), nn.BatchNorm2d(6)], "after": [nn.BatchNorm2d(6), nn.Hardtanh(), nn.MaxPool2d(2, 2)], "none": [nn.BatchNorm2d(6)]}
-    layers = [nn.Conv2d(1, 6, 3, padding=1), *pools[pool], nn.Hardtanh(), nn.Conv2d(6, 4, 2), nn.Flatten(), nn.LazyLinear(3)]
+    pools = {
+        "before": [nn.MaxPool2d(2, 2), nn.BatchNorm2d(6)],
+        "after": [nn.BatchNorm2d(6), nn.Hardtanh(), nn.MaxPool2d(2, 2)],
+        "none": [nn.BatchNorm2d(6)],
+    }
+    layers = [
+        nn.Conv2d(1, 6, 3, padding=1),
+        *pools[pool],
+        nn.Hardtanh(),
+        nn.Conv2d(6, 4, 2),
+        nn.Flatten(),
+        nn.LazyLinear(3),
+    ]
     torch.manual_seed(0)
     model = nn.Sequential(*layers)
     model(torch.zeros(1, 1, 6, 6))
@@ -136,11 +178,17 @@ def test_norms_with_odd_statistics(gain, pool):
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (1, 3)])
 def test_binary_convolutions_pad_level_zero(padding, stride, kernel):
     if padding == "same" and stride != 1:
-        pytest.skip("torch has no same padding for strided convolutions")
-    if isinstance(padding, int) and 2 * padding > 4:
-        return
+        padding = 1  # torch has no same padding for strided convolutions
     torch.manual_seed(2)
-    model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Hardtanh(), nn.Conv2d(3, 4, kernel, stride, padding), nn.BatchNorm2d(4), nn.Hardtanh(), nn.Flatten(), nn.LazyLinear(2))
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.Hardtanh(),
+        nn.Conv2d(3, 4, kernel, stride, padding),
+        nn.BatchNorm2d(4),
+        nn.Hardtanh(),
+        nn.Flatten(),
+        nn.LazyLinear(2),
+    )
     x = torch.rand(9, 1, 5, 6) * 2 - 1
     model(x)
     bw.quantize_(model, "qnn", verbose=False)
@@ -149,9 +197,46 @@ def test_binary_convolutions_pad_level_zero(padding, stride, kernel):
     assert network.backend() == "engine"
 
 
+@pytest.mark.parametrize(
+    "first", ["binary", "uint8", "int3", "ufixed8.8", "uint1", "fixed8.-2", "ternary", "fixed12.11"]
+)
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 4, 5), (2, 3, 2, 2), (65,)])
+def test_inputs_of_any_shape_and_format(first, shape):
+    """Codes given instead of floats are taken as they are."""
+    torch.manual_seed(3)
+    features = math.prod(shape)
+    layers = [nn.Flatten(), nn.Linear(features, 70), nn.BatchNorm1d(70), nn.Hardtanh(), nn.Linear(70, 2)]
+    binary = QuantizerSpec(Binary())
+    model, x = converted(layers, binary, binary, first=first, shape=shape)
+    x = x * (8 if first == "fixed8.-2" else 1)
+    network = same_codes(model, x)
+    assert network.backend() == ("engine" if parse(first).bits <= 8 and first != "ternary" else "interpreter")
+    codes = parse(first).encode(x).numpy()
+    assert np.array_equal(network(codes), network(x.numpy()))
+
+
+def test_a_chain_of_pools_dropouts_and_identities():
+    torch.manual_seed(4)
+    first = [nn.Identity(), nn.Conv2d(2, 5, 3, padding=1), nn.Identity(), nn.MaxPool2d(2, 1)]
+    norm = [nn.MaxPool2d(3, 2, 1), nn.Dropout(0.5), nn.BatchNorm2d(5), nn.Dropout2d(0.1), nn.Hardtanh()]
+    second = [nn.MaxPool2d((2, 1)), nn.Conv2d(5, 70, (2, 3), padding=1), nn.BatchNorm2d(70), nn.Hardtanh()]
+    last = [nn.MaxPool2d(2, 1, 1), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.2), nn.Linear(280, 3)]
+    layers = [*first, *norm, *second, *last]
+    model, x = converted(layers, QuantizerSpec(Binary()), QuantizerSpec(Binary()), shape=(2, 9, 8))
+    with torch.no_grad():
+        model[6].weight.copy_(torch.tensor([1.0, -1.0, 0.0, -0.3, 2.0]))
+    same_codes(model, x)
+
+
 # --- thresholds -----------------------------------------------------------------------------------------
 
-FORMS = [Binary(), Ternary(), *[kind(w) for kind in (Int, UInt) for w in (1, 2, 3, 4)], Fixed(4, 1), UFixed(3, 3)]
+FORMS = [
+    Binary(),
+    Ternary(),
+    *[kind(w) for kind in (Int, UInt) for w in (1, 2, 3, 4)],
+    Fixed(4, 1),
+    UFixed(3, 3),
+]
 
 
 def code_at(acc, m, b, shift, form, rounding):
@@ -231,16 +316,28 @@ def test_refusals_name_the_layer_and_the_reason():
         ([lin(4, 3), nn.BatchNorm1d(3), nn.Hardtanh()], (4,), "0: a clip or pool"),
         ([nn.BatchNorm1d(4), lin(4, 3)], (4,), "0 (BatchNorm1d) is not directly behind a layer"),
         ([conv(1, 2, 3), nn.AvgPool2d(2), nn.Flatten(), lin(8, 2)], (1, 6, 6), "1 (AvgPool2d)"),
-        ([conv(1, 2, 3, groups=1), nn.MaxPool2d(2, ceil_mode=True), nn.Flatten(), lin(8, 2)], (1, 6, 6), "ceil_mode"),
+        (
+            [conv(1, 2, 3, groups=1), nn.MaxPool2d(2, ceil_mode=True), nn.Flatten(), lin(8, 2)],
+            (1, 6, 6),
+            "ceil_mode",
+        ),
         ([conv(1, 2, 3), nn.MaxPool2d(2, dilation=2), nn.Flatten(), lin(8, 2)], (1, 6, 6), "dilation"),
         ([conv(1, 2, 3), nn.Flatten(2), lin(16, 2)], (1, 6, 6), "flatten keeps the batch axis"),
-        ([nn.MaxPool2d(2), conv(1, 2, 3)], (1, 8, 8), "the input goes to a quantised layer; got 0 (MaxPool2d)"),
+        (
+            [nn.MaxPool2d(2), conv(1, 2, 3)],
+            (1, 8, 8),
+            "the input goes to a quantised layer; got 0 (MaxPool2d)",
+        ),
         ([lin(4, 3), nn.LayerNorm(3), lin(3, 2)], (4,), "1 (LayerNorm)"),
     ]
     for layers, shape, message in cases:
         assert message in refusal(layers, shape), message
-    assert "its forward.activation has no format" in refusal([lin(4, 3)], (4,), bw.recipe("float", weight="int8"))
-    assert "its forward.weight has no format" in refusal([lin(4, 3)], (4,), bw.recipe("float", activation="int8"))
+    assert "its forward.activation has no format" in refusal(
+        [lin(4, 3)], (4,), bw.recipe("float", weight="int8")
+    )
+    assert "its forward.weight has no format" in refusal(
+        [lin(4, 3)], (4,), bw.recipe("float", activation="int8")
+    )
 
 
 def test_a_wrong_example_or_model_is_one_clear_error():
@@ -276,12 +373,23 @@ def test_verify_needs_the_network_of_that_model():
 
 
 def test_verify_compares_what_it_says():
-    model, x = converted([nn.Linear(8, 5), nn.BatchNorm1d(5), nn.Hardtanh(), nn.Linear(5, 3)], QuantizerSpec(Binary()), QuantizerSpec(Binary()))
+    model, x = converted(
+        [nn.Linear(8, 5), nn.BatchNorm1d(5), nn.Hardtanh(), nn.Linear(5, 3)],
+        QuantizerSpec(Binary()),
+        QuantizerSpec(Binary()),
+    )
     network = bw.lower(model, x)
     for backend in ("interpreter", "engine"):
         result = bw.verify(model, network, [x, x[:3]], backend=backend)
         n = len(x) + 3
-        expected = {"0.weight": 40, "3.weight": 15, "0 input": 8 * n, "3 input": 5 * n, "3 accumulator": 3 * n, "output": 3 * n}
+        expected = {
+            "0.weight": 40,
+            "3.weight": 15,
+            "0 input": 8 * n,
+            "3 input": 5 * n,
+            "3 accumulator": 3 * n,
+            "output": 3 * n,
+        }
         assert expected.items() <= result.elements.items()
         assert result.examples == n
         assert {"output.multiplier", "output.offset", "output.shift"} <= set(result.elements)
@@ -294,7 +402,11 @@ def test_verify_names_every_kind_of_stored_constant(field):
 
     from bitwright.integer import Network
 
-    model, x = converted([nn.Linear(8, 5), nn.BatchNorm1d(5), nn.Hardtanh(), nn.Linear(5, 3)], QuantizerSpec(Binary()), QuantizerSpec(Binary()))
+    model, x = converted(
+        [nn.Linear(8, 5), nn.BatchNorm1d(5), nn.Hardtanh(), nn.Linear(5, 3)],
+        QuantizerSpec(Binary()),
+        QuantizerSpec(Binary()),
+    )
     network = bw.lower(model, x)
     operations = list(network.operations)
     place = next(i for i, o in enumerate(operations) if hasattr(o, field))

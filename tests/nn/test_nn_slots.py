@@ -280,3 +280,21 @@ def test_gradients_flow_to_all_parameters_in_training():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert len(list(quantizers(model))) == 4
     assert parse("fixed8.7") == model[0].slots.of("forward.activation").format
+
+
+@pytest.mark.parametrize("case", ["linear", "conv"])
+def test_autocast_is_off_inside_products(case):
+    """bfloat16 has 8 bits: sums of integers need more."""
+    results = []
+    for enabled in (False, True):
+        model, x = build(case)
+        bw.quantize_(
+            model, Recipe("a", roles={r: QuantizerSpec(Fixed(8, 4)) for r in SHORT_NAMES}), verbose=False
+        )
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            got, _ = run(model, x)
+            got["eval"] = model.eval()(x).detach()
+        results.append(got)
+    for key, value in results[0].items():
+        assert results[1][key].dtype == torch.float32
+        assert torch.equal(results[1][key], value), key

@@ -195,6 +195,12 @@ def test_draws_are_keyed_by_name_seed_step_and_call():
     assert torch.equal(draw(), draw())
     for changed in ({"name": "fc2.weight"}, {"seed": 4}, {"step": 6}, {"calls": 2}):
         assert not torch.equal(draw(), draw(**changed)), changed
+    # each step counts its calls anew
+    quantizer = Quantizer(spec, "fc1.weight", seed=3)
+    for step in (4, 5):
+        quantizer.tick(step)
+        levels = quantizer(x).levels
+    assert torch.equal(levels, draw())
     # in eval nothing is random, and no call is counted
     quantizer = Quantizer(spec, "fc1.weight", seed=3).eval()
     assert torch.equal(quantizer(x).levels, form.encode(x).float())

@@ -53,16 +53,20 @@ class Engine:
 
     def run(self, x: np.ndarray, threads: int) -> np.ndarray:
         """The float32 output of a checked batch."""
-        return self._named(list(self.types)[-1], self.program.run(x, threads=threads))
+        return self._named(list(self.types)[-1], self.program.run(self._images(x), threads=threads))
 
     def trace(self, x: np.ndarray, threads: int) -> dict[str, np.ndarray]:
         """The tensors that the stages make, by operation."""
-        tensors = self.program.trace(x, threads=threads)
+        tensors = self.program.trace(self._images(x), threads=threads)
         return {
             name: self._named(name, tensor)
             for name, tensor in zip(self.stages, tensors, strict=True)
             if name is not None and tensor is not None
         }
+
+    def _images(self, x: np.ndarray) -> np.ndarray:
+        """A batch of any input shape as the program's [N, C, H, W]."""
+        return x.reshape(len(x), *self.program.input_shape)
 
     def _named(self, name: str, tensor: np.ndarray) -> np.ndarray:
         return tensor.reshape(len(tensor), *self.types[name].shape)

@@ -65,10 +65,11 @@ def fold_constants(slope: torch.Tensor, intercept: torch.Tensor, bound: int, whe
     # x < 2^e for (m, e) = frexp(x)
     _, slope_exponent = _frexp(largest)
     _, total_exponent = _frexp(total)
-    shift = min(MULTIPLIER_BITS - slope_exponent, SUM_BITS - 1 - total_exponent, MAX_SHIFT)
+    # rounding M and B can at most double a sum; a slope beyond 2^31 needs no fraction
+    shift = min(max(MULTIPLIER_BITS - slope_exponent, 0), SUM_BITS - 1 - total_exponent, MAX_SHIFT)
     if shift < 0:
         raise InvalidValueError(
-            f"a folded affine map stays below 2^{SUM_BITS}",
+            f"a folded affine map stays below 2^{SUM_BITS - 1}",
             got=f"values up to {total:.3g}",
             where=where,
             fix="a channel's variance is nearly zero, or a scale is far from its tensor",
@@ -105,14 +106,16 @@ class Fold:
         self.norm = norm
         self.consumer = consumer
 
-    @property
-    def active(self) -> bool:
-        """Whether the modules evaluate integers now.
+    def active(self, dim: int) -> bool:
+        """Whether the modules evaluate integers now, for a tensor of `dim` axes.
 
-        All of them are in eval mode, both operands are quantised, and no scale is being calibrated.
+        All of them are in eval mode, both operands are quantised, no scale is being calibrated, and the
+        norm's channels are the layer's: behind a linear layer over [N, L, C] a norm would take L.
         """
         operands = [self.layer.slots.of(o) for o in ("forward.activation", "forward.weight")]
         if None in operands or self.layer.training or (self.norm is not None and self.norm.training):
+            return False
+        if self.norm is not None and dim > 2 and isinstance(self.layer, nn.Linear):
             return False
         return not any(q is not None and q.calibrating for q in (*operands, self.consumer))
 

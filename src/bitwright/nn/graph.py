@@ -139,7 +139,8 @@ def link_folds(model: nn.Module) -> list[Link]:
             continue
         norms = [modules[str(n.target)] for n in link.path if n.op == "call_module"]
         norm = next((m for m in norms if isinstance(m, BatchNorm1d | BatchNorm2d)), None)
-        target = modules.get(str(link.consumer.target))
+        # the graph's end is named "output", and so may a layer be
+        target = modules.get(str(link.consumer.target)) if link.consumer.op == "call_module" else None
         consumer = target.slots.of("forward.activation") if isinstance(target, Linear | Conv2d) else None
         layer.fold = Fold(layer, norm, consumer)
         if norm is not None:

@@ -9,7 +9,14 @@ from torch import nn
 
 from bitwright.errors import InvalidValueError
 from bitwright.nn.fold import Accumulator, Fold
-from bitwright.nn.product import ConvGeometry, Geometry, LinearGeometry, exact_type, product
+from bitwright.nn.product import (
+    ConvGeometry,
+    Geometry,
+    LinearGeometry,
+    exact_arithmetic,
+    exact_type,
+    product,
+)
 from bitwright.nn.slots import Slots
 from bitwright.quantize import Quantized, Quantizer
 
@@ -52,6 +59,11 @@ def compute(layer: ComputeLayer, x: torch.Tensor) -> torch.Tensor:
 
     A layer whose fold ends in a norm hands its raw accumulators to that norm.
     """
+    with exact_arithmetic(x):
+        return _compute(layer, x)
+
+
+def _compute(layer: ComputeLayer, x: torch.Tensor) -> torch.Tensor:
     slots, geometry, where = layer.slots, layer.geometry, layer.slots.layer
     a, saved_a = _operands(slots, x, "forward.activation", "wgrad.activation")
     w, saved_w = _operands(slots, layer.weight, "forward.weight", "dgrad.weight")
@@ -60,7 +72,7 @@ def compute(layer: ComputeLayer, x: torch.Tensor) -> torch.Tensor:
     if activation is not None and weight is not None:
         fold = layer.fold or Fold(layer, None, None)
         dtype = exact_type(fold.bound(w.levels), where)
-    if layer.fold is not None and layer.fold.active:
+    if layer.fold is not None and layer.fold.active(x.dim()):
         acc: torch.Tensor = layer.accumulator(geometry.forward(a.levels.to(dtype), w.levels.to(dtype)))
         return acc if layer.fold.norm is not None else layer.fold.apply(acc, w.levels)
     errors = (slots.of("dgrad.error"), slots.of("wgrad.error"))

@@ -40,7 +40,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def _folded(fold: Fold | None, acc: torch.Tensor) -> torch.Tensor | None:
-    if fold is None or not fold.active:
+    if fold is None or not fold.active(acc.dim()):
         return None
     quantizer = fold.layer.slots.of("forward.weight")
     assert quantizer is not None

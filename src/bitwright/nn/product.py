@@ -117,6 +117,11 @@ def exact_type(bound: int, where: str) -> torch.dtype:
     )
 
 
+def exact_arithmetic(x: torch.Tensor) -> torch.autocast:
+    """A context in which products run in the types they are given: autocast is off."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def _scaled(
     levels: torch.Tensor, *scales: torch.Tensor | None, shape: Callable[..., torch.Tensor]
 ) -> torch.Tensor:
@@ -150,7 +155,11 @@ class _Product(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        (grad,) = grads
+        with exact_arithmetic(grads[0]):
+            return _Product._backward(ctx, grads[0])
+
+    @staticmethod
+    def _backward(ctx: Any, grad: torch.Tensor) -> Any:
         geometry: Geometry = ctx.geometry
         a, w = ctx.saved_tensors
         a_scale, w_scale = ctx.scales

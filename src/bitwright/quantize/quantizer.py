@@ -79,7 +79,7 @@ class Quantizer(nn.Module):
         self.calibrating = False
         fixed = isinstance(spec.controller, Static)
         step = spec.format.scale_or_default(spec.controller.scale) if fixed else None
-        self._static = torch.tensor(step) if fixed and step != 1.0 else None
+        self._static = torch.tensor(step, dtype=torch.float32) if fixed and step != 1.0 else None
         if not fixed:
             self.register_buffer("scale", torch.ones(()))
             self.register_buffer("statistic", torch.zeros(()))

@@ -161,6 +161,8 @@ class _Conversion:
             return report
         if not any(type(m) in (nn.Linear, nn.Conv2d) for name, m in model.named_modules() if name):
             raise self.nothing_found()
+        if hasattr(model, STEP_BUFFER):
+            raise InvalidValueError(f"the name {STEP_BUFFER} is free on the root module", got="taken")
         graph = self.trace(report)
         specs = layer_specs(model, recipe)
         swaps: dict[nn.Module, nn.Module] = {}
@@ -362,8 +364,6 @@ def _execution_order(model: nn.Module) -> list[str]:
 
 
 def _install_step(model: nn.Module) -> None:
-    if hasattr(model, STEP_BUFFER):
-        raise InvalidValueError(f"the name {STEP_BUFFER} is free on the root module", got="taken")
     model.register_buffer(STEP_BUFFER, torch.zeros((), dtype=torch.int64))
     model.__dict__["_bitwright_hooks"] = (
         model.register_forward_pre_hook(_tick),

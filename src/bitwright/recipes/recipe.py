@@ -150,14 +150,17 @@ def names() -> tuple[str, ...]:
 def parse_spec(value: Any, role: str, where: str) -> QuantizerSpec | None:
     """A spec from a format's name, "float" or None, a table, or a spec."""
     if role not in ROLES:
-        raise unknown_name("role", role, ROLES)
-    spec = _spec(value, f"role {role} of {where}")
+        raise InvalidValueError(str(unknown_name("role", role, ROLES)), where=where)
+    try:
+        spec = _spec(value)
+    except (InvalidTypeError, InvalidValueError) as error:
+        raise type(error)(str(error), where=f"role {role} of {where}") from error
     if spec is not None and (problem := check_reduction(role, spec)):
         raise InvalidValueError(problem, where=where, fix='use per = "tensor"')
     return spec
 
 
-def _spec(value: Any, where: str) -> QuantizerSpec | None:
+def _spec(value: Any) -> QuantizerSpec | None:
     if value is None or value == "float":
         return None
     if isinstance(value, QuantizerSpec):
@@ -165,31 +168,31 @@ def _spec(value: Any, where: str) -> QuantizerSpec | None:
     if isinstance(value, str | Format):
         return QuantizerSpec(parse(value))
     if not isinstance(value, Mapping):
-        raise InvalidTypeError("a spec is a format's name or a table", got=repr(value), where=where)
+        raise InvalidTypeError("a spec is a format's name or a table", got=repr(value))
     known = {"format", "controller", "per", "power_of_two", "scale", "rounding", "estimator"}
-    _check_keys(value, known, where)
+    _check_keys(value, known)
     if "format" not in value:
-        raise InvalidValueError("a spec names its format", got=dict(value), where=where)
+        raise InvalidValueError("a spec names its format", got=dict(value))
     return QuantizerSpec(
         parse(value["format"]),
-        _controller(value, where),
+        _controller(value),
         Rounding.of(value.get("rounding", Rounding.NEAREST_EVEN)),
         Estimator.of(value.get("estimator", Estimator.STRAIGHT_THROUGH)),
     )
 
 
-def _controller(value: Mapping[str, Any], where: str) -> Controller:
+def _controller(value: Mapping[str, Any]) -> Controller:
     name = value.get("controller", "static")
     if name == "static":
-        _check_keys(value, {"format", "controller", "scale", "rounding", "estimator"}, where)
+        _check_keys(value, {"format", "controller", "scale", "rounding", "estimator"})
         scale = value.get("scale")
         if scale is not None and not _is_number(scale):
-            raise InvalidTypeError("a scale is a number", got=repr(scale), where=where)
+            raise InvalidTypeError("a scale is a number", got=repr(scale))
         return Static(scale)
     if name == "max-abs":
         if "scale" in value:
-            raise InvalidValueError("a max-abs controller sets its scale itself", where=where)
-        return MaxAbs(value.get("per", "tensor"), _flag(value, "power_of_two", where))
+            raise InvalidValueError("a max-abs controller sets its scale itself")
+        return MaxAbs(value.get("per", "tensor"), _flag(value, "power_of_two"))
     raise unknown_name("controller", str(name), ("static", "max-abs"))
 
 
@@ -220,20 +223,19 @@ def _read(where: str, text: str) -> Recipe:
     for key in ("lr", "lr_final"):
         if not _is_number(optimizer.get(key, 1.0)):
             raise InvalidTypeError(f"{key} is a number", got=repr(optimizer[key]), where=where)
-    if optimizer.get("name", "Adam") not in OPTIMIZERS:
-        raise unknown_name("optimizer", str(optimizer["name"]), OPTIMIZERS)
-    if optimizer.get("step_scale") not in (None, "glorot"):
-        raise unknown_name("step_scale", str(optimizer["step_scale"]), ("glorot",))
     if "clip" in optimizer:
         bounds = optimizer["clip"]
         if not (isinstance(bounds, list) and len(bounds) == 2 and all(map(_is_number, bounds))):
             raise InvalidTypeError("clip is a list of two numbers", got=repr(bounds), where=where)
         optimizer["clip"] = (float(bounds[0]), float(bounds[1]))
-    loss = training.get("loss", "cross-entropy")
-    if loss not in LOSSES:
-        raise unknown_name("loss", str(loss), LOSSES)
-    if training.get("initial_weights") not in (None, "uniform"):
-        raise unknown_name("initial_weights", str(training["initial_weights"]), ("uniform",))
+    for kind, chosen, valid in (
+        ("optimizer", optimizer.get("name"), OPTIMIZERS),
+        ("step_scale", optimizer.get("step_scale"), ("glorot",)),
+        ("loss", training.get("loss"), LOSSES),
+        ("initial_weights", training.get("initial_weights"), ("uniform",)),
+    ):
+        if chosen not in (None, *valid):
+            raise InvalidValueError(str(unknown_name(kind, str(chosen), valid)), where=where)
     return Recipe(
         name=str(table.get("name", where)),
         title=str(table.get("title", "")),
@@ -242,7 +244,7 @@ def _read(where: str, text: str) -> Recipe:
         layers=tuple(_layer_rule(k, v, where) for k, v in tables["layers"].items()),
         replace=tables["replace"],
         optimizer_rule=OptimizerRule(**optimizer),
-        loss=loss,
+        loss=training.get("loss", "cross-entropy"),
         initial_weights=training.get("initial_weights"),
     )
 
@@ -260,7 +262,7 @@ def _table(value: Any, name: str, where: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _flag(table: Mapping[str, Any], key: str, where: str) -> bool:
+def _flag(table: Mapping[str, Any], key: str, where: str | None = None) -> bool:
     value = table.get(key, False)
     if not isinstance(value, bool):
         raise InvalidTypeError(f"{key} is true or false", got=repr(value), where=where)
@@ -271,7 +273,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
+def _check_keys(table: Mapping[str, Any], known: set[str], where: str | None = None) -> None:
     for key in table:
         if key not in known:
             raise InvalidValueError(str(unknown_name("key", key, known)), where=where)
