@@ -367,3 +367,11 @@ def test_any_format_on_any_float(bits, fraction, signed, x, rounding):
     assert form.quantize(tensor, rounding=rounding).item() == form.quantize(x, rounding=rounding)
     assert form.quantize(x, rounding=rounding) == form.decode(code)
     assert expected_code(form, x, form.default_scale, rounding) == code
+
+
+def test_division_is_one_ieee_float32_division():
+    form, scale = Int(16), 0.1
+    xs = torch.rand(10_000, generator=torch.Generator().manual_seed(3)) * 3000
+    expected = np.rint(xs.numpy() / np.float32(scale)).clip(-32768, 32767)
+    assert form.encode(xs, scale=scale).tolist() == expected.astype(int).tolist()
+    assert [form.encode(float(x), scale=scale) for x in xs[:500]] == expected[:500].astype(int).tolist()

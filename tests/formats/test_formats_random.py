@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitwright.errors import InvalidValueError
 from bitwright.formats import Binary, Fixed, Int, Key, Ternary, UInt, tensor_id
 from bitwright.formats.random import draw, draw_scalar, philox
 
@@ -163,3 +164,19 @@ def test_draws_of_neighbouring_elements_are_uncorrelated():
     for lag in (1, 2, 4, 8):
         assert abs((unit[:-lag] * unit[lag:]).mean()) < 4 / math.sqrt(80_000)
     assert abs(drawn.mean() - 32767.5) < 4 * 65536 / math.sqrt(12 * 80_000)
+
+
+def test_bits_do_not_depend_on_memory_format():
+    x = torch.rand(2, 3, 4, 5)
+    form, key = Int(4), Key(9)
+    plain = form.encode(x, scale=0.1, rounding="stochastic", key=key)
+    last = form.encode(x.to(memory_format=torch.channels_last), scale=0.1, rounding="stochastic", key=key)
+    assert torch.equal(plain, last)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"seed": -1}, {"seed": 1 << 32}, {"step": 1 << 48}, {"call": 1 << 16}, {"tensor": -1}]
+)
+def test_keys_are_checked(bad):
+    with pytest.raises(InvalidValueError, match="Key lies in"):
+        Key(**bad)

@@ -227,3 +227,11 @@ def test_specs_in_words():
     spec = QuantizerSpec(Int(8), MaxAbs("channel", True), Rounding.FLOOR)
     assert str(spec) == "int8 (max-abs per channel, power of two, floor)"
     assert str(QuantizerSpec(Int(8), Static(0.5))) == "int8 (static 0.5)"
+
+
+@pytest.mark.parametrize(
+    ("top", "scale"), [(127.0, 1.0), (127.5, 2.0), (60.0, 0.5), (63.5, 0.5), (64.0, 1.0)]
+)
+def test_power_of_two_scales_never_overflow(top, scale):
+    q = Quantizer(QuantizerSpec(Int(8), MaxAbs(power_of_two=True)))
+    assert float(q(torch.tensor([top])).scale) == scale

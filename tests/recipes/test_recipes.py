@@ -291,3 +291,22 @@ def test_recipes_by_name():
     assert changed.roles["activation"] is None
     assert str(changed.roles["forward.weight"].format) == "int8"
     assert recipe("qnn").roles != changed.roles
+
+
+def test_more_specific_short_names_win_over_operands(tmp_path):
+    roles = 'weight = "int8"\n"dgrad.weight" = "int4"'
+    found = layered(tmp_path, '[layers.first]\nweight = "int2"\n[layers.last]\nweight = "float"\n', roles)
+    specs = [found.specs("x", "Linear", frozenset(p)) for p in ([], ["first"], ["last"])]
+    assert [{role: str(spec) for role, spec in s.items()} for s in specs] == [
+        {"weight": "int8", "dgrad.weight": "int4"},
+        {"weight": "int2"},
+        {},
+    ]
+
+
+def test_an_operand_can_stay_in_float_beside_its_short_name():
+    found = recipe("float", weight="int8", dgrad_weight="float")
+    model = nn.Sequential(nn.Linear(3, 2))
+    bw.quantize_(model, found, verbose=False)
+    assert model[0].slots.of("dgrad.weight") is None
+    assert str(model[0].slots.of("forward.weight").format) == "int8"

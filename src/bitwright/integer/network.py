@@ -213,7 +213,7 @@ def _check(operations: tuple[Operation, ...]) -> dict[str, TensorType]:
 def _threads(threads: int | None) -> int:
     if threads is None:
         torch = sys.modules.get("torch")
-        return int(torch.get_num_threads()) if torch else len(os.sched_getaffinity(0))
+        return int(torch.get_num_threads()) if torch else os.cpu_count() or 1
     if threads < 1:
         raise InvalidValueError("threads is at least 1", got=threads)
     return threads

@@ -12,7 +12,7 @@ from bitwright.nn.graph import (
 )
 from bitwright.nn.layers import ComputeLayer, Conv2d, Linear, conv_padding
 from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
-from bitwright.nn.slots import OPERANDS, SHORT_NAMES, Slots, check_reduction, tensor_of
+from bitwright.nn.slots import OPERANDS, SHORT_NAMES, Slots, check_reduction, operands_of, tensor_of
 
 __all__ = [
     "OPERANDS",
@@ -35,6 +35,7 @@ __all__ = [
     "is_flatten",
     "link_folds",
     "links",
+    "operands_of",
     "tensor_of",
     "trace",
 ]

@@ -50,6 +50,11 @@ def tensor_of(role: str) -> str:
     return role.rpartition(".")[2]
 
 
+def operands_of(short: str) -> tuple[str, ...]:
+    """ "weight" -> ("forward.weight", "dgrad.weight")."""
+    return tuple(operand for operand in OPERANDS if tensor_of(operand) == short)
+
+
 def _attribute(role: str) -> str:
     return role.replace(".", "_")
 

@@ -23,6 +23,7 @@ from bitwright.nn import (
     describe,
     is_flatten,
     link_folds,
+    operands_of,
     tensor_of,
     trace,
 )
@@ -310,7 +311,7 @@ def _relu_before(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None
 def _covers(role: str) -> str:
     if role in OPERANDS:
         return role
-    return " + ".join(o for o in OPERANDS if tensor_of(o) == role)
+    return " + ".join(operands_of(role))
 
 
 def _unsupported(conv: nn.Conv2d) -> str | None:

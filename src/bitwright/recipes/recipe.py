@@ -12,7 +12,7 @@ from typing import Any
 
 from bitwright.errors import FileFormatError, InvalidTypeError, InvalidValueError, unknown_name
 from bitwright.formats import Format, Rounding, parse
-from bitwright.nn import OPERANDS, SHORT_NAMES, check_reduction
+from bitwright.nn import OPERANDS, SHORT_NAMES, check_reduction, operands_of
 from bitwright.quantize import Controller, Estimator, MaxAbs, QuantizerSpec, Static
 
 OPTIMIZER_ROLES = ("weight_grad", "primal", "state")
@@ -92,16 +92,26 @@ class Recipe:
         return any(spec is not None for table in tables for spec in table.values())
 
     def specs(self, name: str, kind: str, position: frozenset[str]) -> dict[str, QuantizerSpec]:
-        """role -> spec for one layer; for each role the most specific rule wins."""
-        chosen: dict[str, tuple[int, QuantizerSpec | None]] = {
-            role: (0, spec) for role, spec in self.roles.items()
-        }
-        for rule in self.layers:
-            precision = rule.precision(name, kind, position)
-            for role, spec in rule.roles.items() if precision else ():
-                if precision >= chosen.get(role, (0, None))[0]:
-                    chosen[role] = (precision, spec)
-        return {role: spec for role, (_, spec) in chosen.items() if spec is not None}
+        """role -> spec for one layer.
+
+        The most specific rule wins. Within a rule an operand's own name wins over the short one; a more
+        specific rule's short name wins over both.
+        """
+        matches = [(rule.precision(name, kind, position), rule.roles) for rule in self.layers]
+        matches = sorted((m for m in matches if m[0]), key=lambda match: match[0])
+        chosen: dict[str, QuantizerSpec | None] = {}
+        for _, roles in [(0, self.roles), *matches]:
+            for short in [role for role in SHORT_NAMES if role in roles]:
+                for operand in operands_of(short):
+                    chosen.pop(operand, None)
+            chosen |= roles
+        # an operand that stays in float beside a short name: the other operand then stands for itself
+        for short in SHORT_NAMES:
+            if any(operand in chosen and chosen[operand] is None for operand in operands_of(short)):
+                spec = chosen.pop(short, None)
+                for operand in operands_of(short):
+                    chosen.setdefault(operand, spec)
+        return {role: spec for role, spec in chosen.items() if spec is not None}
 
     def optimizer(self, model: Any, lr: float | None = None) -> Any:
         """This recipe's optimiser for a quantised (or, for `float`, plain) model.
