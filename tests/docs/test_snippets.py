@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -39,3 +40,23 @@ def test_links_between_pages_exist():
     for page in PAGES:
         for target in re.findall(r"\]\(([\w./-]+\.(?:md|png|json))\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_measured_figures_are_those_of_the_recorded_runs():
+    page = (ROOT / "docs" / "measured.md").read_text()
+    results = ROOT / "experiments" / "results"
+
+    def read(name):
+        return json.loads((results / f"{name}.json").read_text())
+
+    for name in ("qnn-mnist-mlp1024", "qnn-cifar10-convnet64"):
+        assert f"**{read(name)['test_error']:.2f} % test error**" in page
+    for name in ("verify-mnist-mlp1024", "verify-cifar10-convnet64"):
+        for run in read(name)["verified"]:
+            row = f"| {run['backend']} | {run['examples']:,} | {len(run['tensors'])} | {run['compared']:,} | 0 |"
+            assert row in page
+            assert run["differing"] == 0
+    timings = {(t["runtime"], t["batch"]): t["seconds"] for t in read("bench-mlp4096")["timings"]}
+    ours = next(runtime for runtime, _ in timings if runtime.startswith("bitwright"))
+    for (_, batch), seconds in timings.items():
+        assert f"{seconds / timings[ours, batch]:.1f}x" in page
