@@ -35,11 +35,11 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that the library runs from; None for an installed wheel."""
+    """The commit of the checkout around the library, "-dirty" if edited since; None elsewhere."""
     here = Path(bitwright.__file__).parent
     try:
         done = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"],
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
             capture_output=True,
             text=True,
             timeout=5,
