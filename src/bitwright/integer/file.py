@@ -100,7 +100,7 @@ def load(path: str | Path, *, check: bool = True) -> Network:
             raise FileFormatError(
                 "the SHA-256 in the header is that of the contents",
                 got="another: the file was edited or damaged",
-                fix="fetch or write it again (check=False reads it all the same)",
+                fix="fetch or write it again (check=False, or --no-check, reads it all the same)",
             )
         operations = [_build(d, tensors) for d in _typed(header, "operations", list)]
         if tensors:
