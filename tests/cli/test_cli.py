@@ -133,6 +133,40 @@ def test_resume_goes_on(bitwright, tmp_path):
     assert whole == parts
 
 
+@pytest.mark.parametrize(
+    "option", [("--epochs", 9), ("--recipe", "float"), ("--lr", 0.1), ("--data", "mnist")]
+)
+def test_resume_refuses_settings_that_it_would_ignore(bitwright, run, option):
+    done = bitwright("train", "--resume", "--out", run, *option)
+    assert done.returncode == 2
+    assert option[0] in done.stderr
+
+
+def test_class_names_that_are_no_list(bitwright, run, tmp_path):
+    import bitwright as bw
+
+    network = bw.load(run / "model.bw")
+    network.meta["classes"] = 5
+    network.save(tmp_path / "odd.bw")
+    np.save(tmp_path / "x.npy", np.zeros((1, 8, 8), np.uint8))
+    done = bitwright("run", tmp_path / "odd.bw", tmp_path / "x.npy")
+    assert done.returncode == 1
+    assert "class names" in done.stderr
+
+
+def test_the_demo_spares_what_is_no_demo(bitwright, run, tmp_path):
+    before = {p.name: p.read_bytes() for p in run.iterdir()}
+    done = bitwright("demo", "--out", run)
+    assert done.returncode == 1
+    assert "only an earlier demo" in done.stderr
+    assert {p.name: p.read_bytes() for p in run.iterdir()} == before
+    (tmp_path / "float32").mkdir()
+    (tmp_path / "float32" / "notes.txt").write_text("mine")
+    done = bitwright("demo", "--out", tmp_path, "--width", 8, "--epochs", 1, "--rounds", 3)
+    assert done.returncode == 0
+    assert (tmp_path / "float32" / "notes.txt").read_text() == "mine"
+
+
 def test_interrupt_ends_with_one_message(tmp_path):
     out = tmp_path / "run"
     process = subprocess.Popen(
@@ -194,6 +228,7 @@ def test_demo_runs_the_whole_journey(bitwright, tmp_path):
     for row in ("test error", "weights", "model", "work per image", "batch 1", "batch 100", "next"):
         assert row in done.stdout
     assert (tmp_path / "demo" / "picture.png").exists()
+    assert len(json.loads((tmp_path / "demo" / "demo.json").read_text())["verified"]) >= 2
     again = bitwright("demo", "--out", tmp_path / "demo", "--width", 32, "--epochs", 1, "--rounds", 3)
     assert again.returncode == 0, again.stderr
 

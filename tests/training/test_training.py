@@ -235,6 +235,28 @@ def test_damaged_checkpoints_are_refused(digits, tmp_path):
         load_run(tmp_path, digits[1])
 
 
+@pytest.mark.parametrize(
+    ("progress", "extra", "message"),
+    [
+        ({}, {}, "history"),
+        ({"history": 3}, {}, "history"),
+        (None, {}, "history"),
+        ({"history": []}, {"optimizer.one.exp_avg": torch.zeros(1)}, "numbered"),
+        ({"history": []}, {"optimizer.": torch.zeros(1)}, "numbered"),
+    ],
+)
+def test_odd_checkpoints_are_refused(digits, tmp_path, progress, extra, message):
+    from safetensors.torch import load_file, save_file
+
+    settings = Settings(recipe="qnn", **SMALL)
+    train(settings, *digits, tmp_path, stop_after=1)
+    path = tmp_path / CHECKPOINT
+    header = {"format": "bitwright-checkpoint", "version": 1, "progress": progress}
+    save_file(load_file(path) | extra, path, metadata={"bitwright": json.dumps(header)})
+    with pytest.raises(FileFormatError, match=message):
+        train(settings, *digits, tmp_path, resume=True)
+
+
 def test_an_unwritable_folder_is_an_error_before_training(digits, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BitwrightError, match="written"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ from rich.table import Table
 from bitwright.cli.common import console, say_bytes, say_seconds, set_threads
 
 BATCHES = (1, 100)
+RECORD = "demo.json"
+"""Everything that the table shows, as it was measured."""
 
 
 @click.command("demo")
@@ -56,7 +57,7 @@ def command(out: Path, width: int, epochs: int, seed: int, rounds: int) -> None:
     from bitwright.cli.train import run_training
     from bitwright.cli.verify import verify_everywhere
     from bitwright.integer import load
-    from bitwright.training import MODEL, PICTURE, Settings, load_run
+    from bitwright.training import MODEL, PICTURE, Settings, load_run, write_json
 
     # as fast as two on networks this small, and the figures do not depend on the processors' number
     set_threads(1)
@@ -71,6 +72,15 @@ def command(out: Path, width: int, epochs: int, seed: int, rounds: int) -> None:
     model, _ = load_run(out, test)
     checks = verify_everywhere(model, network, test, len(test))
     timings = time_with_bar(network, BATCHES, 1, rounds)
+    record = {
+        "results": results,
+        "verified": [
+            {"backend": c.backend, "examples": c.examples, "differing": c.differing} for c in checks
+        ],
+        "rounds": rounds,
+        "timings": [vars(t) for t in timings],
+    }
+    write_json(out / RECORD, record)
     console.print(_table(results, checks, timings, rounds))
     if (out / PICTURE).exists():
         console.print(f"picture   {out / PICTURE}")
@@ -115,17 +125,22 @@ def _table(results: dict[str, dict[str, Any]], checks: list[Any], timings: list[
 
 
 def _clear(out: Path) -> None:
-    """Remove an earlier demo, and nothing that is not one."""
-    for folder in (out, out / "float32"):
-        for name in (
-            "checkpoint.safetensors",
-            "run.json",
-            "result.json",
-            "model.bw",
-            "picture.png",
-        ):
-            path = folder / name
-            if path.is_file():
-                path.unlink()
-    if (out / "float32").is_dir():
-        shutil.rmtree(out / "float32", ignore_errors=True)
+    """Remove the files of an earlier demo, and nothing else.
+
+    A demo trains its float32 network first, so a run without one beside it is somebody's own.
+    """
+    from bitwright.errors import InvalidValueError
+    from bitwright.training import CHECKPOINT, MODEL, PICTURE, RESULT, RUN
+
+    baseline = out / "float32"
+    if any((out / name).exists() for name in (RUN, CHECKPOINT)) and not (baseline / RUN).exists():
+        raise InvalidValueError(
+            "the demo replaces only an earlier demo",
+            got="a run that is none",
+            where=out,
+            fix="choose another --out",
+        )
+    for folder in (out, baseline):
+        for name in (CHECKPOINT, RUN, RESULT, MODEL, PICTURE, RECORD):
+            if (folder / name).is_file():
+                (folder / name).unlink()

@@ -57,7 +57,10 @@ def command(
             fix="call the network in Python with float32 batches",
         )
     preprocessing = Preprocessing.from_json(network.meta["preprocessing"])
-    classes = [str(name) for name in network.meta.get("classes", [])]
+    names = network.meta.get("classes", [])
+    if not isinstance(names, list):
+        raise FileFormatError("the class names of a model file are a list", got=repr(names), where=model)
+    classes = [str(name) for name in names]
     table = Table("input", "class", "score", box=box.SIMPLE_HEAD, pad_edge=False)
     for path in inputs:
         x = read_images([path], preprocessing, invert=invert)

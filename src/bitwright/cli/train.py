@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.progress import Progress, TaskID
 
 from bitwright.cli.common import (
@@ -16,6 +17,11 @@ from bitwright.cli.common import (
     threads_option,
     tune_process,
 )
+
+_SETTINGS = (
+    "recipe_name", "model", "width", "data", "epochs", "batch", "lr", "lr_final", "seed", "examples"
+)  # fmt: skip
+"""Parameters that make a run what it is: a resumed one keeps its own."""
 
 
 @click.command("train")
@@ -85,6 +91,13 @@ def command(
     if resume:
         if out is None:
             raise click.UsageError("--resume needs --out, the run folder to go on in")
+        given = click.get_current_context().get_parameter_source
+        for name in _SETTINGS:
+            if given(name) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(
+                    f"--resume goes on with the settings of the run in {out}; leave out "
+                    f"--{name.removesuffix('_name').replace('_', '-')}, or begin another run"
+                )
         settings = Settings.read(out / RUN)
     else:
         settings = Settings(

@@ -76,10 +76,14 @@ def load_checkpoint(
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
+                index, _, key = name.removeprefix("optimizer.").partition(".")
+                if not index.isdecimal():
+                    raise FileFormatError("optimiser state is numbered", got=name, where=path)
                 state.setdefault(int(index), {})[key] = tensor
         whole = optimizer.state_dict()
         whole["state"] = state
         optimizer.load_state_dict(whole)
     progress = header.get("progress")
-    return progress if isinstance(progress, dict) else {}
+    if not isinstance(progress, dict) or not isinstance(progress.get("history"), list):
+        raise FileFormatError("a checkpoint holds the history of its run", got=progress, where=path)
+    return progress
