@@ -60,3 +60,15 @@ def test_measured_figures_are_those_of_the_recorded_runs():
     ours = next(runtime for runtime, _ in timings if runtime.startswith("bitwright"))
     for (_, batch), seconds in timings.items():
         assert f"{seconds / timings[ours, batch]:.1f}x" in page
+
+
+def test_the_readme_shows_the_recorded_demo():
+    page = (ROOT / "README.md").read_text()
+    demo = json.loads((ROOT / "experiments" / "results" / "demo.json").read_text())
+    errors = [f"{demo['results'][recipe]['test_error']:.1f} %" for recipe in ("float", "qnn")]
+    assert re.search(rf"test error +{errors[0]} +{errors[1]}", page)
+    seconds = {(t["runtime"].split()[0], t["batch"]): t["seconds"] for t in demo["timings"]}
+    for batch in (1, 100):
+        ratio = seconds["torch", batch] / seconds["bitwright", batch]
+        assert re.search(rf"batch {batch} .* {ratio:.1f}x torch", page)
+    assert all(check["differing"] == 0 for check in demo["verified"])
