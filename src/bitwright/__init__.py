@@ -13,11 +13,18 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from bitwright.formats import Binary as Binary
+    from bitwright.formats import Block as Block
     from bitwright.formats import Fixed as Fixed
+    from bitwright.formats import Flex as Flex
+    from bitwright.formats import Float as Float
     from bitwright.formats import Format as Format
     from bitwright.formats import Int as Int
     from bitwright.formats import Key as Key
+    from bitwright.formats import Log as Log
+    from bitwright.formats import Overflow as Overflow
     from bitwright.formats import Rounding as Rounding
+    from bitwright.formats import ScaleRule as ScaleRule
+    from bitwright.formats import Specials as Specials
     from bitwright.formats import Ternary as Ternary
     from bitwright.formats import UFixed as UFixed
     from bitwright.formats import UInt as UInt
@@ -34,11 +41,18 @@ if TYPE_CHECKING:
 # public name -> (room, name there)
 _PUBLIC = {
     "Binary": ("formats", "Binary"),
+    "Block": ("formats", "Block"),
     "Fixed": ("formats", "Fixed"),
+    "Flex": ("formats", "Flex"),
+    "Float": ("formats", "Float"),
     "Format": ("formats", "Format"),
     "Int": ("formats", "Int"),
     "Key": ("formats", "Key"),
+    "Log": ("formats", "Log"),
+    "Overflow": ("formats", "Overflow"),
     "Rounding": ("formats", "Rounding"),
+    "ScaleRule": ("formats", "ScaleRule"),
+    "Specials": ("formats", "Specials"),
     "Ternary": ("formats", "Ternary"),
     "UFixed": ("formats", "UFixed"),
     "UInt": ("formats", "UInt"),

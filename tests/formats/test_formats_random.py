@@ -40,7 +40,7 @@ def test_the_layout_of_counter_and_draws():
     key = Key(seed=0x12345678, tensor=0x9ABCDEF0, step=(5 << 32) + 9, call=3)
     words = philox((2, 0, 9, 3 + (5 << 16)), (0x12345678, 0x9ABCDEF0))
     halves = [half for word in words for half in (word & 0xFFFF, word >> 16)]
-    assert [draw_scalar(key, 16 + lane) for lane in range(8)] == halves
+    assert [draw_scalar(key, 16 + lane).value for lane in range(8)] == halves
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_draws_of_the_twin_equal_the_reference(key, shape):
     drawn = draw(key, torch.Size(shape), torch.device("cpu"))
     assert drawn.shape == shape
     assert drawn.dtype == torch.int32
-    assert drawn.flatten().tolist() == [draw_scalar(key, i) for i in range(math.prod(shape))]
+    assert drawn.flatten().tolist() == [draw_scalar(key, i).value for i in range(math.prod(shape))]
 
 
 def test_every_part_of_the_key_matters():
@@ -82,7 +82,7 @@ def reference(form, value, element):
     """From the definition, in exact arithmetic where the twin's is exact enough to be."""
     real = torch.float64 if form.wide else torch.float32
     q = (torch.tensor(value, dtype=torch.float32).to(real) / form.default_scale).item()
-    drawn = draw_scalar(KEY, element)
+    drawn = draw_scalar(KEY, element).value
     if math.isnan(q):
         q = 0.0
     if isinstance(form, Binary):
@@ -127,7 +127,7 @@ def test_the_draw_rounds_up_strictly_below_the_fraction():
     """R < 2^16 (q - floor(q)): with R = d, a fraction of d 2^-16 stays and the next one goes up."""
     for seed in range(20):
         key = Key(seed, "edge")
-        d = draw_scalar(key, 0)
+        d = draw_scalar(key, 0).value
         for whole in (3, -3, 0):
             for steps, up in ((d, 0), (d + 1, 1)):
                 x = whole + steps / 2**16

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from bitwright.formats.number import Binary, Format, describe_codes
+from bitwright.formats.number import Format, describe_codes
 from bitwright.formats.rounding import Rounding, round_scalar
+from bitwright.formats.uniform import Binary
 
 
 def explain(form: Format, x: float, scale: float | None = None) -> str:

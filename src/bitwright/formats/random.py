@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bitwright.errors import InvalidValueError
+from bitwright.formats.rounding import RANDOM_BITS, Draw
 
 if TYPE_CHECKING:
     import torch
@@ -36,12 +37,14 @@ class Key:
         tensor: 0 to 2^32 - 1, or a name that is hashed to one.
         step: training step, 0 to 2^48 - 1.
         call: how often the same quantiser ran before in this step, 0 to 2^16 - 1.
+        bits: random bits that each element takes, 1 to 16; the bias of a rounding is below 2^-bits of a step.
     """
 
     seed: int = 0
     tensor: int | str = 0
     step: int = 0
     call: int = 0
+    bits: int = RANDOM_BITS
 
     def __post_init__(self) -> None:
         limits = (("seed", 32), ("step", 48), ("call", 16))
@@ -49,6 +52,8 @@ class Key:
             value = getattr(self, name)
             if not 0 <= value < 1 << bits:
                 raise InvalidValueError(f"{name} of a Key lies in 0 to 2^{bits} - 1", got=value, where="Key")
+        if not 1 <= self.bits <= RANDOM_BITS:
+            raise InvalidValueError(f"bits of a Key lies in 1 to {RANDOM_BITS}", got=self.bits, where="Key")
         if isinstance(self.tensor, int) and not 0 <= self.tensor <= _WORD:
             raise InvalidValueError("tensor of a Key lies in 0 to 2^32 - 1", got=self.tensor)
 
@@ -80,15 +85,16 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int], rounds: int
     return c0, c1, c2, c3
 
 
-def draw_scalar(key: Key, element: int) -> int:
-    """The 16-bit draw of one element."""
+def draw_scalar(key: Key, element: int) -> Draw:
+    """The draw of one element: the high bits of its 16."""
     block, lane = divmod(element, DRAWS_PER_BLOCK)
     words = philox((block & _WORD, block >> 32, *key.tail), key.words)
-    return words[lane // 2] >> 16 * (lane % 2) & 0xFFFF
+    half = words[lane // 2] >> 16 * (lane % 2) & 0xFFFF
+    return Draw(half >> RANDOM_BITS - key.bits, key.bits)
 
 
 def draw(key: Key, shape: torch.Size, device: torch.device) -> torch.Tensor:
-    """The 16-bit draws of a tensor of that shape, as int32: the torch twin of `draw_scalar`."""
+    """The draws of a tensor of that shape, int32 in [0, 2^key.bits): the torch twin of `draw_scalar`."""
     import torch
 
     count = shape.numel()
@@ -103,4 +109,5 @@ def draw(key: Key, shape: torch.Size, device: torch.device) -> torch.Tensor:
         c2, c3 = ((p0 >> 32) & _WORD) ^ c3 ^ k1, p0 & _WORD
         k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
     halves = [half for word in (c0, c1, c2, c3) for half in (word & 0xFFFF, word >> 16)]
-    return torch.stack(halves, dim=1).flatten()[:count].to(torch.int32).view(shape)
+    draws = torch.stack(halves, dim=1).flatten()[:count].to(torch.int32).view(shape)
+    return draws >> RANDOM_BITS - key.bits

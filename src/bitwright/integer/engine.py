@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Binary, Uniform
+from bitwright.formats import Binary, Integers
 from bitwright.integer.operations import (
     Clip,
     Conv,
@@ -96,7 +96,7 @@ class Engine:
         self._shape = _image_shape(operation.shape)
         if isinstance(form, Binary):
             self.program.input_binary(shape=self._shape)
-        elif isinstance(form, Uniform) and form.bits <= 8:
+        elif isinstance(form, Integers) and form.bits <= 8:
             self.program.input(
                 shape=self._shape,
                 scale=operation.scale,

@@ -252,7 +252,7 @@ class _Lowering:
         # in the type of the values that `Fold.apply` hands on
         real = torch.float32 if scale is None and not consumer.format.wide else torch.float64
         limits = torch.tensor([low, high], dtype=real)
-        bounds = twin.levels(consumer.format, limits, scale, eval_rounding(consumer))
+        bounds = twin.numbers(consumer.format, limits, scale, eval_rounding(consumer))
         first, last = (int(b) for b in bounds)
         if first > self.type.low or last < self.type.high:
             self._append(integer.Clip(name, self._last, first, last))

@@ -170,7 +170,7 @@ class Fold:
         y = (acc.double() * multiplier + offset) * 2.0**-affine.shift + 0.0
         if self.consumer is None:
             return y.float()
-        levels = twin.levels(self.consumer.format, y, 1.0, eval_rounding(self.consumer))
+        levels = twin.numbers(self.consumer.format, y, 1.0, eval_rounding(self.consumer))
         scale = self.consumer.current_scale()
         return levels if scale is None else levels.double() * scale.to(acc.device, torch.float64)
 

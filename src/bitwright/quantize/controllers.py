@@ -65,7 +65,7 @@ class MaxAbs:
         """The scale that puts the measured maximum on the largest level."""
         # below the smallest normal float32 a quotient would overflow
         tiny = torch.finfo(torch.float32).tiny
-        scale = (statistic / max(form.code_max, 1)).clamp(min=tiny)
+        scale = (statistic / form.max_number).clamp(min=tiny)
         if self.power_of_two:
             mantissa, exponent = torch.frexp(scale)
             scale = torch.ldexp(torch.ones_like(scale), exponent - (mantissa == 0.5).to(exponent))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bitwright.errors import unknown_name
-from bitwright.formats import Format, Key, Rounding, twin
+from bitwright.formats import Format, Key, Overflow, Rounding, twin
 
 
 class Estimator(enum.Enum):
@@ -53,8 +53,8 @@ class _Levels(torch.autograd.Function):
         ctx.estimator = estimator
         if estimator is Estimator.CLIPPED and ctx.needs_input_grad[0]:
             q = twin.quotient(form, x, scale)
-            ctx.save_for_backward((q >= form.code_min) & (q <= form.code_max))
-        return twin.levels(form, x, scale, rounding, key)
+            ctx.save_for_backward((q >= form.min_number) & (q <= form.max_number))
+        return twin.numbers(form, x, scale, rounding, Overflow.SATURATE, key)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
