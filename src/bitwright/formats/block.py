@@ -214,12 +214,11 @@ class Block(Format):
     def decode_row(self, codes: Sequence[int], scale_codes: Sequence[int], scale: float = 1.0) -> list[float]:
         """The values of one row."""
         real = np.float32
+        totals = [real(self.total_scale(code, scale)) for code in scale_codes]
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             return [
-                float(
-                    real(self.element.number(c)) * real(self.total_scale(scale_codes[i // self.size], scale))
-                )
-                for i, c in enumerate(codes)
+                float(real(self.element.number(code)) * totals[i // self.size])
+                for i, code in enumerate(codes)
             ]
 
     # --- what users call ---------------------------------------------------------------------------------

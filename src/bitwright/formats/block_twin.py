@@ -77,7 +77,8 @@ def _split(x: torch.Tensor, axis: int, size: int) -> torch.Tensor:
     moved = x.movedim(axis, -1)
     length = moved.shape[-1]
     count = -(-length // size)
-    return F.pad(moved, (0, count * size - length)).unflatten(-1, (count, size))
+    padded: torch.Tensor = F.pad(moved, (0, count * size - length))
+    return padded.reshape(*moved.shape[:-1], count, size)
 
 
 def _join(blocks: torch.Tensor, axis: int, shape: torch.Size) -> torch.Tensor:

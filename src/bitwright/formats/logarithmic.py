@@ -109,7 +109,7 @@ class Log(Format):
             real = type(q)
             span = real(self.power(below)) - real(low)
             return below + int(draw.below(float((magnitude - real(low)) / span)))
-        # |q| >= base^(k + 1/2), squared so that both sides are exact: base^(2k + 1) = 2^(2k + 1) or 2^(k + 1/2)
+        # |q| >= base^(k + 1/2), which is 2^(k + 1/2) or 2^(k/2 + 1/4)
         k = below - 1
         return below + int(_at_least_power(float(magnitude), (2 * k + 1) * (1 if self.root else 2)))
 

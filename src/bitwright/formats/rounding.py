@@ -62,9 +62,10 @@ class Overflow(enum.Enum):
     | wrap      | the low bits, as two's complement hardware | an error                  |
     | infinite  | an error                                   | see below                 |
 
-    "infinite" gives infinity where the format has one, else NaN where it has one, else the largest. Directed roundings toward zero stop at the largest finite number, as IEEE 754 says.
-    Infinity itself stays infinity where the format has one; elsewhere it saturates (under "infinite":
-    NaN where the format has one). The binary and logarithmic formats always saturate.
+    "infinite" gives infinity where the format has one, else NaN where it has one, else the largest; directed
+    roundings toward zero stop at the largest finite number, as IEEE 754 says. Infinity itself stays infinity
+    where the format has one; elsewhere it saturates (under "infinite": NaN where the format has one).
+    The binary and logarithmic formats always saturate.
     """
 
     SATURATE = "saturate"

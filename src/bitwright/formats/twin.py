@@ -127,7 +127,8 @@ def _round(q: torch.Tensor, rounding: Rounding, draws: torch.Tensor | None, bits
         return torch.trunc(q)
     assert draws is not None, "stochastic rounding needs draws"
     below = torch.floor(q)
-    return below + (draws < (q - below) * 2**bits)
+    up: torch.Tensor = draws < (q - below) * 2**bits
+    return below + up
 
 
 def _round_magnitude(
@@ -210,8 +211,7 @@ def _float(
         number = torch.where(negative, -number, number)
         if not form.specials.negative_zero:
             number = number + 0.0
-    number = torch.where(number.isnan() | q.isnan(), math.nan if form.specials.nan else 0.0, number)
-    return number
+    return torch.where(number.isnan() | q.isnan(), math.nan if form.specials.nan else 0.0, number)
 
 
 def _log(
@@ -288,11 +288,9 @@ def _float_numbers(form: Float, codes: torch.Tensor) -> torch.Tensor:
     pattern = codes & sign_bit - 1
     field, mantissa = pattern >> form.mantissa, pattern & (1 << form.mantissa) - 1
     normal = (field > 0).to(torch.int64)
-    significand = (
-        mantissa + (normal << form.mantissa)
-        if form.subnormals
-        else (mantissa + (1 << form.mantissa)) * normal
-    )
+    significand = mantissa + (normal << form.mantissa)
+    if not form.subnormals:
+        significand = significand * normal
     number = significand.double() * power_of_two(field - normal + form.emin - form.mantissa)
     number = torch.where(number > form.max_number, math.nan, number)
     if form.infinity_code is not None:
