@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from bitwright.formats import twin
 from bitwright.formats.block import Block, ScaleRule
-from bitwright.formats.random import Key, draw
-from bitwright.formats.rounding import RANDOM_BITS, Overflow, Rounding
+from bitwright.formats.random import Key
+from bitwright.formats.rounding import Overflow, Rounding
 
 
 def numbers(
@@ -18,7 +18,8 @@ def numbers(
     scale: float,
     rounding: Rounding,
     overflow: Overflow,
-    key: Key | None = None,
+    key: Key | torch.Tensor | None = None,
+    bits: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(element numbers of x's shape, block scales of `scales_shape`), both float32."""
     blocks = _split(x.to(torch.float32), axis, form.size)
@@ -27,9 +28,9 @@ def numbers(
     scales = block_scales(form, largest / scale)
     total = total_scales(form, scales, scale).unsqueeze(-1)
     q = torch.where(total == 0, 0.0, blocks / total)
-    draws, bits = None, RANDOM_BITS
-    if key is not None and rounding is Rounding.STOCHASTIC:
-        draws, bits = _split(draw(key, x.shape, x.device), axis, form.size), key.bits
+    draws, bits = twin.drawn(key, x, rounding, bits)
+    if draws is not None:
+        draws = _split(draws, axis, form.size)
     number = twin.round_to(form.element, q, rounding, overflow, draws, bits)
     return _join(number, axis, x.shape), scales.movedim(-1, axis)
 

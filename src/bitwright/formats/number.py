@@ -192,12 +192,13 @@ class Format(ABC):
     def scale_or_default(self, scale: Any) -> Any:
         """`scale`, or the default where it is None; checked where it is a number."""
         if scale is None:
-            scale = self.default_scale
-        if scale is None:
-            raise InvalidValueError(
-                f"{self} has no point of its own, so it needs a scale",
-                fix=f"pass scale=, or name the fraction, as in {self}.4",
-            )
+            default = self.default_scale
+            if default is None:
+                raise InvalidValueError(
+                    f"{self} has no point of its own, so it needs a scale",
+                    fix=f"pass scale=, or name the fraction, as in {self}.4",
+                )
+            return default
         if isinstance(scale, int | float | np.number):
             if not (np.isfinite(scale) and 0 < float(np.float32(scale)) < np.inf):
                 raise InvalidValueError("a scale is positive and finite in float32", got=scale)

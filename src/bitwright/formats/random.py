@@ -93,15 +93,27 @@ def draw_scalar(key: Key, element: int) -> Draw:
     return Draw(half >> RANDOM_BITS - key.bits, key.bits)
 
 
-def draw(key: Key, shape: torch.Size, device: torch.device) -> torch.Tensor:
-    """The draws of a tensor of that shape, int32 in [0, 2^key.bits): the torch twin of `draw_scalar`."""
+def draw(
+    key: Key | torch.Tensor, shape: torch.Size, device: torch.device, bits: int | None = None
+) -> torch.Tensor:
+    """The draws of a tensor of that shape, int32 in [0, 2^bits): the torch twin of `draw_scalar`.
+
+    Args:
+        key: a key, or the int64 tensor (seed, tensor, step, call) that stands for one.
+        shape, device: of the result.
+        bits: random bits of each draw; None takes the key's.
+    """
     import torch
 
+    if isinstance(key, Key):
+        bits = key.bits if bits is None else bits
+        key = key_tensor(key)
+    seed, tensor, step, call = key.to(device).unbind()
     count = shape.numel()
     blocks = torch.arange(-(-count // DRAWS_PER_BLOCK), dtype=torch.int64, device=device)
     c0, c1 = blocks & _WORD, blocks >> 32
-    c2, c3 = (torch.full_like(blocks, word) for word in key.tail)
-    k0, k1 = key.words
+    c2, c3 = (word.expand_as(blocks) for word in (step & _WORD, call | (step >> 32) << 16))
+    k0, k1 = seed, tensor
     for _ in range(ROUNDS):
         # int64 products wrap modulo 2^64; shift-and-mask reads their unsigned halves
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
@@ -110,4 +122,13 @@ def draw(key: Key, shape: torch.Size, device: torch.device) -> torch.Tensor:
         k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
     halves = [half for word in (c0, c1, c2, c3) for half in (word & 0xFFFF, word >> 16)]
     draws = torch.stack(halves, dim=1).flatten()[:count].to(torch.int32).view(shape)
-    return draws >> RANDOM_BITS - key.bits
+    return draws >> RANDOM_BITS - (RANDOM_BITS if bits is None else bits)
+
+
+def key_tensor(key: Key) -> torch.Tensor:
+    """A key as an int64 tensor (seed, tensor, step, call): what operators take, so that a compiled graph
+    serves every step."""
+    import torch
+
+    seed, tensor = key.words
+    return torch.tensor([seed, tensor, key.step, key.call], dtype=torch.int64)

@@ -26,13 +26,24 @@ def numbers(
     scale: Any = None,
     rounding: Rounding = Rounding.NEAREST_EVEN,
     overflow: Overflow = Overflow.SATURATE,
-    key: Key | None = None,
+    key: Key | torch.Tensor | None = None,
     zero_point: torch.Tensor | None = None,
+    bits: int | None = None,
 ) -> torch.Tensor:
     """The numbers that the elements of `x` become, before the scale; of the format's value type."""
-    draws = draw(key, x.shape, x.device) if key is not None and rounding is Rounding.STOCHASTIC else None
-    bits = key.bits if key is not None else RANDOM_BITS
+    draws, bits = drawn(key, x, rounding, bits)
     return round_to(form, quotient(form, x, scale), rounding, overflow, draws, bits, zero_point)
+
+
+def drawn(
+    key: Key | torch.Tensor | None, x: torch.Tensor, rounding: Rounding, bits: int | None
+) -> tuple[torch.Tensor | None, int]:
+    """(draws for the elements of x, their bits), where the rounding is stochastic."""
+    if bits is None:
+        bits = key.bits if isinstance(key, Key) else RANDOM_BITS
+    if key is None or rounding is not Rounding.STOCHASTIC:
+        return None, bits
+    return draw(key, x.shape, x.device, bits), bits
 
 
 def round_to(

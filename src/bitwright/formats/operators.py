@@ -1,0 +1,261 @@
+"""Quantisers as torch operators: one pass over memory that rounds and measures.
+
+    bitwright::quantize       x -> (numbers or values, max |x|, counts)
+    bitwright::quantize_out   the same into a tensor of the caller's, which may be x itself
+
+`max |x|` is over the finite elements, one for each scale; `counts` are two int64: elements beyond the
+limits of the format at this scale, and at half this scale. NaN does not count; infinities do. A key is an
+int64 tensor (seed, tensor, step, call) on the CPU, so that a compiled graph need not be traced anew for each step.
+
+On the CPU the C++ kernels do it; what they do not take (float64, formats of more than 24 bits, scales along
+two axes), and every other device, goes to the torch twin: the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from bitwright import kernels
+from bitwright.formats import block_twin, grids, twin
+from bitwright.formats.block import Block
+from bitwright.formats.names import parse
+from bitwright.formats.number import Format
+from bitwright.formats.random import Key
+from bitwright.formats.rounding import RANDOM_BITS, Overflow, Rounding
+from bitwright.formats.uniform import Binary, Uniform
+
+Measured = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+_ARGUMENTS = (
+    "Tensor x, Tensor? scale, Tensor? zero_point, Tensor? key, str format, str rounding, str overflow, "
+    "int bits, bool scaled, int axis"
+)
+_library = torch.library.Library("bitwright", "FRAGMENT")
+_library.define(
+    f"quantize({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,)
+)
+_library.define(
+    f"quantize_out({_ARGUMENTS}, *, Tensor(a!) out) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def quantize(
+    form: Format,
+    x: torch.Tensor,
+    scale: torch.Tensor | None = None,
+    rounding: Rounding = Rounding.NEAREST_EVEN,
+    overflow: Overflow = Overflow.SATURATE,
+    key: torch.Tensor | None = None,
+    bits: int = RANDOM_BITS,
+    zero_point: torch.Tensor | None = None,
+    *,
+    scaled: bool = True,
+    axis: int = -1,
+    out: torch.Tensor | None = None,
+) -> Measured:
+    """(numbers or, `scaled`, values; max |x|; counts), as the operator gives them.
+
+    Args:
+        form: any format; blocks run along `axis` and always give values.
+        x: a float tensor.
+        scale: float32, broadcastable to x; None takes the format's own.
+        key: int64 (seed, tensor, step, call), for stochastic rounding.
+        zero_point: integer, broadcastable to x.
+        out: receives the result; of x's shape and the format's value type.
+    """
+    arguments = (
+        x, scale, zero_point, key, str(form), rounding.value, overflow.value, bits, scaled, axis,
+    )  # fmt: skip
+    if out is None:
+        measured: Measured = torch.ops.bitwright.quantize(*arguments)
+        return measured
+    max_abs, counts = torch.ops.bitwright.quantize_out(*arguments, out=out)
+    return out, max_abs, counts
+
+
+# --- implementations ---------------------------------------------------------------------------------------
+
+
+def _implementation(
+    x: torch.Tensor,
+    scale: torch.Tensor | None,
+    zero_point: torch.Tensor | None,
+    key: torch.Tensor | None,
+    format: str,  # noqa: A002 - the schema's name
+    rounding: str,
+    overflow: str,
+    bits: int,
+    scaled: bool,
+    axis: int,
+    out: torch.Tensor | None = None,
+) -> Measured:
+    form, mode, fate = parse(format), Rounding(rounding), Overflow(overflow)
+    words = None if key is None else Key(*key.tolist(), bits=bits)
+    if x.device.type == "cpu" and x.dtype != torch.float64 and not form.wide:
+        done = _kernel(form, x, scale, zero_point, words, mode, fate, scaled, axis, out)
+        if done is not None:
+            return done
+    return _twin(form, x, scale, zero_point, words, mode, fate, scaled, axis, out)
+
+
+def _implementation_out(*arguments: Any, out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return _implementation(*arguments, out)[1:]
+
+
+def _fake(
+    x: torch.Tensor,
+    scale: torch.Tensor | None,
+    zero_point: torch.Tensor | None,
+    key: torch.Tensor | None,
+    format: str,  # noqa: A002 - the schema's name
+    *_: Any,
+) -> Measured:
+    shape = () if scale is None or scale.numel() == 1 else scale.shape
+    return (
+        torch.empty_like(x, dtype=twin.value_type(parse(format))),
+        x.new_empty(shape, dtype=torch.float32),
+        x.new_empty(2, dtype=torch.int64),
+    )
+
+
+def _fake_out(*arguments: Any, out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return _fake(*arguments)[1:]
+
+
+for _name, _run, _shape in (
+    ("quantize", _implementation, _fake),
+    ("quantize_out", _implementation_out, _fake_out),
+):
+    _library.impl(_name, _run, "CPU")
+    _library.impl(_name, _run, "CUDA")
+    torch.library.register_fake(f"bitwright::{_name}", _shape, lib=_library)
+
+
+def _kernel(
+    form: Format,
+    x: torch.Tensor,
+    scale: torch.Tensor | None,
+    zero_point: torch.Tensor | None,
+    key: Key | None,
+    rounding: Rounding,
+    overflow: Overflow,
+    scaled: bool,
+    axis: int,
+    out: torch.Tensor | None,
+) -> Measured | None:
+    """The C++ kernel's answer; None where it has none."""
+    stochastic = rounding is Rounding.STOCHASTIC
+    source = x.to(torch.float32)
+    order = _storage_order(source)
+    if order is None or (order and (stochastic or isinstance(form, Block))):
+        source, order = source.contiguous(), ()
+    target = torch.empty_like(source) if out is None or out.stride() != source.stride() else out
+    counts = torch.zeros(2, dtype=torch.int64)
+    if isinstance(form, Block):
+        max_abs = torch.zeros(1)
+        grids.run_blocks(form, source, target, scale, rounding, overflow, key, axis % x.dim(), max_abs, counts)
+        max_abs = max_abs.view(())
+    else:
+        step = _one_axis(x, form.scale_or_default(scale), torch.float32)
+        shift = None if zero_point is None else _one_axis(x, zero_point, torch.int32)
+        if step is None or (zero_point is not None and shift is None):
+            return None
+        step, shift, channel = _together(x, step, shift)
+        shape = [x.shape[i] for i in order] if order else list(x.shape)
+        place = None if channel is None else (order.index(channel) if order else channel)
+        max_abs = torch.zeros(step.numel())
+        grids.run_rows(form, source, target, shape, place, step, shift, rounding, overflow, key, scaled, max_abs, counts)
+        max_abs = max_abs.view(() if scale is None or scale.numel() == 1 else scale.shape)
+    if out is not None and target is not out:
+        out.copy_(target)
+        target = out
+    elif target.stride() != x.stride() and out is None and _storage_order(x) is not None:
+        target = torch.empty_like(x, dtype=torch.float32).copy_(target)
+    return target, max_abs, counts
+
+
+def _storage_order(x: torch.Tensor) -> tuple[int, ...] | None:
+    """() where x is contiguous; the axes in storage order where x is dense; None elsewhere."""
+    if x.is_contiguous():
+        return ()
+    order = sorted(range(x.dim()), key=lambda axis: -x.stride(axis))
+    return tuple(order) if x.permute(order).is_contiguous() else None
+
+
+def _one_axis(
+    x: torch.Tensor, value: Any, dtype: torch.dtype
+) -> tuple[torch.Tensor, int | None] | None:
+    """(a vector, the one axis of x that it varies along, if any); None where there are two."""
+    vector = torch.as_tensor(value).to(dtype)
+    axes = [i for i, n in enumerate(vector.shape) if n > 1]
+    if len(axes) > 1:
+        return None
+    axis = x.dim() - vector.dim() + axes[0] if axes else None
+    return vector.reshape(-1).contiguous(), axis
+
+
+def _together(
+    x: torch.Tensor,
+    step: tuple[torch.Tensor, int | None],
+    shift: tuple[torch.Tensor, int | None] | None,
+) -> tuple[torch.Tensor, torch.Tensor | None, int | None]:
+    """Scale and zero point along the same axis."""
+    if shift is None:
+        return step[0], None, step[1]
+    axis = step[1] if step[1] is not None else shift[1]
+    count = 1 if axis is None else x.shape[axis]
+    return step[0].expand(count).contiguous(), shift[0].expand(count).contiguous(), axis
+
+
+def _twin(
+    form: Format,
+    x: torch.Tensor,
+    scale: torch.Tensor | None,
+    zero_point: torch.Tensor | None,
+    key: Key | None,
+    rounding: Rounding,
+    overflow: Overflow,
+    scaled: bool,
+    axis: int,
+    out: torch.Tensor | None,
+) -> Measured:
+    if isinstance(form, Block):
+        outer = form.scale_or_default(scale)
+        number, scales = block_twin.numbers(form, x, axis, outer, rounding, overflow, key)
+        result = block_twin.values(form, number, scales, axis, outer)
+        total = block_twin.total_scales(form, scales, outer).repeat_interleave(form.size, dim=axis)
+        q = x / total.narrow(axis, 0, x.shape[axis])
+        low, high = form.element.min_number, form.element.max_number
+    else:
+        step = form.scale_or_default(scale)
+        result = twin.numbers(form, x, scale, rounding, overflow, key, zero_point)
+        if scaled:
+            result = result * twin.as_tensor(step, result.dtype, x.device)
+        q = twin.quotient(form, x, scale)
+        low, high = form.min_number, form.max_number
+        if zero_point is not None:
+            q = q + zero_point
+    counts = torch.stack([((q > b) | (q < a)).sum() for a, b in ((low, high), (low / 2, high / 2))])
+    if isinstance(form, Binary):
+        counts = torch.zeros_like(counts)
+    magnitude = x.abs().to(torch.float32)
+    magnitude = torch.where(magnitude.isfinite(), magnitude, 0.0)
+    if scale is None or scale.numel() == 1:
+        max_abs = magnitude.amax() if x.numel() else magnitude.new_zeros(())
+    else:
+        max_abs = magnitude.sum_to_size(()) if False else _reduce_max(magnitude, scale)
+    if out is not None:
+        out.copy_(result)
+        result = out
+    return result, max_abs, counts
+
+
+def _reduce_max(magnitude: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The largest magnitude under each scale, of the scale's shape."""
+    lead = magnitude.dim() - scale.dim()
+    axes = [*range(lead), *(lead + i for i, n in enumerate(scale.shape) if n == 1)]
+    reduced = magnitude.amax(dim=axes, keepdim=True) if axes else magnitude
+    return reduced.reshape(scale.shape)
