@@ -13,11 +13,11 @@ two axes), and every other device, goes to the torch twin: the same bits.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
-from bitwright import kernels
 from bitwright.formats import block_twin, grids, twin
 from bitwright.formats.block import Block
 from bitwright.formats.names import parse
@@ -66,6 +66,9 @@ def quantize(
         zero_point: integer, broadcastable to x.
         out: receives the result; of x's shape and the format's value type.
     """
+    if x.device.type != "cpu" and torch.compiler.is_compiling():
+        # plain operations, for the compiler to fuse
+        return _twin(form, x, scale, zero_point, key, rounding, overflow, bits, scaled, axis, out)
     arguments = (
         x, scale, zero_point, key, str(form), rounding.value, overflow.value, bits, scaled, axis,
     )  # fmt: skip
@@ -93,12 +96,12 @@ def _implementation(
     out: torch.Tensor | None = None,
 ) -> Measured:
     form, mode, fate = parse(format), Rounding(rounding), Overflow(overflow)
-    words = None if key is None else Key(*key.tolist(), bits=bits)
-    if x.device.type == "cpu" and x.dtype != torch.float64 and not form.wide:
+    if x.device.type == "cpu" and x.dtype != torch.float64:
+        words = None if key is None else Key(*key.tolist(), bits=bits)
         done = _kernel(form, x, scale, zero_point, words, mode, fate, scaled, axis, out)
         if done is not None:
             return done
-    return _twin(form, x, scale, zero_point, words, mode, fate, scaled, axis, out)
+    return _twin(form, x, scale, zero_point, key, mode, fate, bits, scaled, axis, out)
 
 
 def _implementation_out(*arguments: Any, out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,46 +149,65 @@ def _kernel(
     axis: int,
     out: torch.Tensor | None,
 ) -> Measured | None:
-    """The C++ kernel's answer; None where it has none."""
-    stochastic = rounding is Rounding.STOCHASTIC
+    """The C++ kernels' answer; None where they have none."""
+    blocks = isinstance(form, Block)
+    grid = grids.grid_of(form.element if isinstance(form, Block) else form, overflow)
+    if grid is None or (blocks and overflow is not Overflow.SATURATE):
+        return None
     source = x.to(torch.float32)
     order = _storage_order(source)
-    if order is None or (order and (stochastic or isinstance(form, Block))):
-        source, order = source.contiguous(), ()
-    target = torch.empty_like(source) if out is None or out.stride() != source.stride() else out
-    counts = torch.zeros(2, dtype=torch.int64)
+    if order is None or (order and (blocks or rounding is Rounding.STOCHASTIC)):
+        source, order = source.contiguous(), tuple(range(x.dim()))  # whose elements lie in logical order
+    target = out if out is not None and out.stride() == source.stride() else torch.empty_like(source)
+    counts = torch.empty(2, dtype=torch.int64)
     if isinstance(form, Block):
-        max_abs = torch.zeros(1)
-        grids.run_blocks(form, source, target, scale, rounding, overflow, key, axis % x.dim(), max_abs, counts)
-        max_abs = max_abs.view(())
+        max_abs = torch.empty(())
+        outer = form.scale_or_default(scale)
+        grids.run_blocks(
+            form, grid, source, target, axis % x.dim(), outer, rounding, key, max_abs, counts
+        )
     else:
-        step = _one_axis(x, form.scale_or_default(scale), torch.float32)
-        shift = None if zero_point is None else _one_axis(x, zero_point, torch.int32)
+        step = _along_one_axis(x, form.scale_or_default(scale), torch.float32)
+        shift = None if zero_point is None else _along_one_axis(x, zero_point, torch.int32)
         if step is None or (zero_point is not None and shift is None):
             return None
-        step, shift, channel = _together(x, step, shift)
-        shape = [x.shape[i] for i in order] if order else list(x.shape)
-        place = None if channel is None else (order.index(channel) if order else channel)
-        max_abs = torch.zeros(step.numel())
-        grids.run_rows(form, source, target, shape, place, step, shift, rounding, overflow, key, scaled, max_abs, counts)
-        max_abs = max_abs.view(() if scale is None or scale.numel() == 1 else scale.shape)
+        scales, zero_points, channel = _together(x, step, shift)
+        if channel is None:
+            max_abs = torch.empty(())
+        elif scale is not None and scale.numel() > 1:
+            max_abs = torch.empty(scale.shape)
+        else:
+            return None  # zero points along an axis that the scale does not know
+        grids.run_rows(
+            grid,
+            source,
+            target,
+            [x.shape[i] for i in order],
+            None if channel is None else order.index(channel),
+            scales,
+            zero_points,
+            rounding,
+            key,
+            scaled,
+            max_abs,
+            counts,
+        )
     if out is not None and target is not out:
-        out.copy_(target)
-        target = out
-    elif target.stride() != x.stride() and out is None and _storage_order(x) is not None:
+        return out.copy_(target), max_abs, counts
+    if out is None and target.stride() != x.stride():
         target = torch.empty_like(x, dtype=torch.float32).copy_(target)
     return target, max_abs, counts
 
 
 def _storage_order(x: torch.Tensor) -> tuple[int, ...] | None:
-    """() where x is contiguous; the axes in storage order where x is dense; None elsewhere."""
+    """The axes of a dense tensor, slowest first; None where the tensor has gaps or overlaps."""
+    order = sorted(range(x.dim()), key=lambda axis: (-x.stride(axis), axis))
     if x.is_contiguous():
-        return ()
-    order = sorted(range(x.dim()), key=lambda axis: -x.stride(axis))
+        return tuple(range(x.dim()))
     return tuple(order) if x.permute(order).is_contiguous() else None
 
 
-def _one_axis(
+def _along_one_axis(
     x: torch.Tensor, value: Any, dtype: torch.dtype
 ) -> tuple[torch.Tensor, int | None] | None:
     """(a vector, the one axis of x that it varies along, if any); None where there are two."""
@@ -215,42 +237,47 @@ def _twin(
     x: torch.Tensor,
     scale: torch.Tensor | None,
     zero_point: torch.Tensor | None,
-    key: Key | None,
+    key: Key | torch.Tensor | None,
     rounding: Rounding,
     overflow: Overflow,
+    bits: int,
     scaled: bool,
     axis: int,
     out: torch.Tensor | None,
 ) -> Measured:
     if isinstance(form, Block):
         outer = form.scale_or_default(scale)
-        number, scales = block_twin.numbers(form, x, axis, outer, rounding, overflow, key)
+        number, scales = block_twin.numbers(form, x, axis, outer, rounding, overflow, key, bits)
         result = block_twin.values(form, number, scales, axis, outer)
         total = block_twin.total_scales(form, scales, outer).repeat_interleave(form.size, dim=axis)
         q = x / total.narrow(axis, 0, x.shape[axis])
-        low, high = form.element.min_number, form.element.max_number
     else:
         step = form.scale_or_default(scale)
-        result = twin.numbers(form, x, scale, rounding, overflow, key, zero_point)
+        result = twin.numbers(form, x, scale, rounding, overflow, key, zero_point, bits)
         if scaled:
             result = result * twin.as_tensor(step, result.dtype, x.device)
         q = twin.quotient(form, x, scale)
-        low, high = form.min_number, form.max_number
-        if zero_point is not None:
-            q = q + zero_point
-    counts = torch.stack([((q > b) | (q < a)).sum() for a, b in ((low, high), (low / 2, high / 2))])
-    if isinstance(form, Binary):
-        counts = torch.zeros_like(counts)
+    low, high = _limits(form, overflow, zero_point)
+    counts = torch.stack([((k * q > high) | (k * q < low)).sum() for k in (1, 2)])
     magnitude = x.abs().to(torch.float32)
     magnitude = torch.where(magnitude.isfinite(), magnitude, 0.0)
-    if scale is None or scale.numel() == 1:
-        max_abs = magnitude.amax() if x.numel() else magnitude.new_zeros(())
+    if scale is not None and scale.numel() > 1:
+        max_abs = _reduce_max(magnitude, scale)
     else:
-        max_abs = magnitude.sum_to_size(()) if False else _reduce_max(magnitude, scale)
-    if out is not None:
-        out.copy_(result)
-        result = out
-    return result, max_abs, counts
+        max_abs = magnitude.amax() if x.numel() else magnitude.new_zeros(())
+    return result if out is None else out.copy_(result), max_abs, counts
+
+
+def _limits(form: Format, overflow: Overflow, zero_point: torch.Tensor | None) -> tuple[Any, Any]:
+    """Beyond which a quotient counts as overflowing."""
+    if isinstance(form, Block):
+        form = form.element
+    if isinstance(form, Binary):
+        return -math.inf, math.inf
+    if not isinstance(form, Uniform):
+        return -form.max_number, form.max_number
+    low, high = form.limits(overflow)
+    return (low, high) if zero_point is None else (low - zero_point, high - zero_point)
 
 
 def _reduce_max(magnitude: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from bitwright.errors import InvalidTypeError, InvalidValueError
-from bitwright.formats import block_twin, twin
+from bitwright.formats import block_twin, operators, twin
 from bitwright.formats.block import Block
 from bitwright.formats.number import Format, describe_codes
-from bitwright.formats.random import Key
-from bitwright.formats.rounding import Overflow, Rounding
+from bitwright.formats.random import Key, key_tensor
+from bitwright.formats.rounding import RANDOM_BITS, Overflow, Rounding
 
 
 def quantize(
@@ -26,11 +26,19 @@ def quantize(
 ) -> torch.Tensor:
     """Values of the grid, in the type of `decode`."""
     check_input(form, x)
-    number = twin.numbers(form, x, scale, rounding, overflow, key, _integer_tensor(zero_point, x.device))
-    step = form.scale_or_default(scale)
-    unit = isinstance(step, float) and step == 1.0
-    values = number if unit else number * twin.as_tensor(step, number.dtype, number.device)
-    return _deliver(form, x, values, out)
+    _check_out(form, x, out)
+    values, _, _ = operators.quantize(
+        form,
+        x.detach(),
+        _scale_tensor(form, scale, x.device),
+        rounding,
+        overflow,
+        None if key is None else key_tensor(key),
+        RANDOM_BITS if key is None else key.bits,
+        _integer_tensor(zero_point, x.device),
+        out=out,
+    )
+    return values
 
 
 def encode(
@@ -71,8 +79,19 @@ def quantize_blocks(
 ) -> torch.Tensor:
     """Values of the grid, with blocks along `axis`."""
     check_input(form, x, axis)
-    number, scales = block_twin.numbers(form, x, axis, scale, rounding, overflow, key)
-    return _deliver(form, x, block_twin.values(form, number, scales, axis, scale), out)
+    _check_out(form, x, out)
+    values, _, _ = operators.quantize(
+        form,
+        x.detach(),
+        torch.tensor(scale, device=x.device),
+        rounding,
+        overflow,
+        None if key is None else key_tensor(key),
+        RANDOM_BITS if key is None else key.bits,
+        axis=axis,
+        out=out,
+    )
+    return values
 
 
 def encode_blocks(
@@ -144,16 +163,23 @@ def check_codes(form: Format, codes: torch.Tensor) -> torch.Tensor:
     return codes
 
 
-def _deliver(form: Format, x: torch.Tensor, values: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+def _check_out(form: Format, x: torch.Tensor, out: torch.Tensor | None) -> None:
     if out is None:
-        return values
-    if out.shape != x.shape or out.dtype != values.dtype:
+        return
+    dtype = twin.value_type(form)
+    if out.shape != x.shape or out.dtype != dtype:
         raise InvalidValueError(
-            f"out has the shape of x and the type {values.dtype}",
+            f"out has the shape of x and the type {dtype}",
             got=f"{tuple(out.shape)} {out.dtype}",
             where=f"{form}.quantize of {tuple(x.shape)}",
         )
-    return out.copy_(values)
+
+
+def _scale_tensor(form: Format, scale: Any, device: torch.device) -> torch.Tensor | None:
+    if scale is None:
+        form.scale_or_default(None)  # which says so where the format has none
+        return None
+    return torch.as_tensor(form.scale_or_default(scale), dtype=torch.float32, device=device)
 
 
 def _integer_tensor(zero_point: Any, device: torch.device) -> torch.Tensor | None:
