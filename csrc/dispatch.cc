@@ -1,6 +1,9 @@
 // The kernel tables, filled once when the library is loaded.
 #include "dispatch.h"
 
+#include <algorithm>
+#include <initializer_list>
+
 #define BITWRIGHT_KERNEL(function) {function, #function}
 
 namespace bitwright {
@@ -16,7 +19,7 @@ constexpr KernelTable kScalar = {
     BITWRIGHT_KERNEL(sign_scalar),
 };
 
-#ifdef BITWRIGHT_AVX512
+#ifdef BITWRIGHT_X86
 constexpr KernelTable kAvx512 = {
     "avx512",
     BITWRIGHT_KERNEL(bgemm_bits_8x16_avx512vpopcntdq),
@@ -28,17 +31,37 @@ constexpr KernelTable kAvx512 = {
 };
 #endif
 
+[[maybe_unused]] bool has_all(std::initializer_list<std::string> names) {
+    const auto features = cpu_features();
+    return std::all_of(names.begin(), names.end(), [&](const std::string& name) {
+        return std::find(features.begin(), features.end(), std::pair{name, true}) != features.end();
+    });
+}
+
 std::vector<KernelTable> fill() {
     std::vector<KernelTable> tables = {kScalar};
-#ifdef BITWRIGHT_AVX512
-    bool usable = true;
-    for (const auto& [name, present] : cpu_features()) usable = usable && present;
-    if (usable) tables.push_back(kAvx512);
+#ifdef BITWRIGHT_X86
+    if (has_all({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vpopcntdq", "avx512vnni"})) {
+        tables.push_back(kAvx512);
+    }
+#endif
+    return tables;
+}
+
+std::vector<EmulateTable> fill_emulate() {
+    std::vector<EmulateTable> tables = {kEmulateScalar};
+#ifdef BITWRIGHT_X86
+    if (has_all({"avx2"})) tables.push_back(kEmulateAvx2);
+    if (has_all({"avx512f", "avx512bw", "avx512dq", "avx512vl"})) tables.push_back(kEmulateAvx512);
+#endif
+#ifdef BITWRIGHT_NEON
+    tables.push_back(kEmulateNeon);
 #endif
     return tables;
 }
 
 const std::vector<KernelTable> kTables = fill();
+const std::vector<EmulateTable> kEmulateTables = fill_emulate();
 
 }  // namespace
 
@@ -53,12 +76,24 @@ const KernelTable* find_table(const std::string& isa) {
     return nullptr;
 }
 
+const std::vector<EmulateTable>& available_emulate_tables() {
+    return kEmulateTables;
+}
+
+const EmulateTable* find_emulate_table(std::string_view isa) {
+    for (const EmulateTable& table : kEmulateTables) {
+        if (isa == table.isa) return &table;
+    }
+    return nullptr;
+}
+
 std::vector<std::pair<std::string, bool>> cpu_features() {
-#ifdef BITWRIGHT_AVX512
+#ifdef BITWRIGHT_X86
     // The compiler's run-time also asks whether the operating system saves the registers (XGETBV).
     __builtin_cpu_init();
     const auto has = [](int answer) { return answer != 0; };
     return {
+        {"avx2", has(__builtin_cpu_supports("avx2"))},
         {"avx512f", has(__builtin_cpu_supports("avx512f"))},
         {"avx512bw", has(__builtin_cpu_supports("avx512bw"))},
         {"avx512dq", has(__builtin_cpu_supports("avx512dq"))},

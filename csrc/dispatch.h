@@ -2,9 +2,11 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "emulate.h"
 #include "kernels.h"
 
 namespace bitwright {
@@ -28,6 +30,10 @@ const std::vector<KernelTable>& available_tables();
 
 // The table of an instruction set, or null if it is unknown or cannot be executed here.
 const KernelTable* find_table(const std::string& isa);
+
+// The same of the emulation quantisers, which exist for more instruction sets.
+const std::vector<EmulateTable>& available_emulate_tables();
+const EmulateTable* find_emulate_table(std::string_view isa);
 
 // The CPU features that dispatch looks at, and whether they are usable.
 std::vector<std::pair<std::string, bool>> cpu_features();

@@ -3,9 +3,9 @@
 #include <cstring>
 #include <exception>
 #include <stdexcept>
-#include <thread>
 
 #include "program.h"
+#include "threads.h"
 
 namespace bitwright {
 namespace {
@@ -19,24 +19,6 @@ uint64_t load_word(const std::byte* from) {
 void store_word(std::byte* to, uint64_t word) {
     std::memcpy(to, &word, sizeof word);
 }
-
-// Threads that are joined when the scope ends, however it ends.
-class Threads {
-  public:
-    Threads() = default;
-    Threads(const Threads&) = delete;
-    Threads& operator=(const Threads&) = delete;
-    ~Threads() {
-        for (std::thread& thread : threads_) thread.join();
-    }
-    template <typename Work>
-    void start(const Work& work, int64_t slice) {
-        threads_.emplace_back(work, slice);
-    }
-
-  private:
-    std::vector<std::thread> threads_;
-};
 
 Fault first_nan(const float* samples, int64_t size, int64_t image) {
     const float* found = std::find_if(samples, samples + size, [](float x) { return x != x; });

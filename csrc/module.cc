@@ -15,6 +15,7 @@
 #include <string>
 #include <tuple>
 
+#include "module-emulate.h"
 #include "program.h"
 
 namespace nb = nanobind;
@@ -169,6 +170,7 @@ NB_MODULE(_native, m) {
     m.def("isas", &bitwright::isas);
     m.def("kernels", &bitwright::kernels, nb::arg("isa"));
     m.def("cpu_features", &bitwright::features);
+    bitwright::bind_emulate(m);
     nb::class_<Program>(m, "Program")
         .def(nb::new_(&bitwright::make), nb::arg("isa"))
         .def("input", &bitwright::set_input, nb::arg("shape"), nb::arg("scale"), nb::arg("low"),

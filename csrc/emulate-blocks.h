@@ -1,0 +1,165 @@
+// Block formats: the largest magnitude of a block sets its scale, then the block is quantised.
+// Scales are computed for a vector of blocks at a time, in both layouts.
+#pragma once
+
+#include <cstdint>
+
+#include "emulate-rows.h"
+
+namespace bitwright {
+namespace {
+
+template <typename V>
+class BlockScales {
+    using F = typename V::F;
+    using I = typename V::I;
+
+  public:
+    explicit BlockScales(const BlockArgs& args)
+        : args_(args),
+          emax_((__builtin_bit_cast(int32_t, args.elem_max) >> 23) - kBias),
+          grid_(args.scale_grid, args.random) {}
+
+    // s_b of blocks with these largest magnitudes.
+    F operator()(F max_abs) const {
+        const F amax = V::div(max_abs, V::all(args_.global));
+        const F ratio = V::div(amax, V::all(args_.elem_max));
+        if (args_.rule == ScaleRule::divide) return grid_(ratio, F{});
+        const bool by_ratio = args_.rule == ScaleRule::rceil;
+        const F a = by_ratio ? ratio : amax;
+        // a subnormal a is normalised, its exponent mended below
+        const auto tiny = V::lt(a, V::all(0x1p-126F));
+        I bits = V::bits(V::blend(tiny, V::mul(a, V::all(0x1p32F)), a));
+        if (args_.rule == ScaleRule::even) {
+            bits = V::add_int(bits, V::all_int(1 << (22 - args_.elem_bits)));
+        }
+        if (args_.rule == ScaleRule::ceil || by_ratio) {
+            bits = V::add_int(bits, V::all_int(kMantissaBits));  // the next octave, if any is set
+        }
+        I e = V::sub_int(V::template shift_right<23>(bits), V::all_int(kBias));
+        e = V::sub_int(e, V::blend_int(tiny, V::all_int(32), V::all_int(0)));
+        if (!by_ratio) e = V::sub_int(e, V::all_int(emax_));
+        e = V::max_int(V::min_int(e, V::all_int(args_.smax)), V::all_int(args_.smin));
+        e = V::blend_int(V::gt(a, V::all(0.0F)), e, V::all_int(args_.smin));
+        return scale_by<V>(V::all(1.0F), e);
+    }
+
+    // s, by which elements are divided.
+    F whole(F own) const { return V::mul(V::mul(own, V::all(args_.unit)), V::all(args_.global)); }
+
+  private:
+    const BlockArgs& args_;
+    const int32_t emax_;
+    const Floating<V, Rounding::nearest_even> grid_;
+};
+
+// inner = 1: blocks are stretches of memory; units are blocks.
+template <typename V, typename G>
+void contiguous_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statistics& statistics) {
+    using F = typename V::F;
+    constexpr int64_t kLanes = V::kLanes;
+    Walk<V, G> walk(args);
+    const BlockScales<V> scales(args);
+    const int64_t per_row = (args.length + args.block - 1) / args.block;
+    int64_t j = begin % per_row, at = begin / per_row * args.length + j * args.block;
+    for (int64_t first = begin; first < end; first += kLanes) {
+        const int64_t group = end - first < kLanes ? end - first : kLanes;
+        int64_t start[kLanes + 1];
+        alignas(64) float max_abs[kLanes] = {}, own[kLanes], whole[kLanes];
+        start[0] = at;
+        for (int64_t b = 0; b < group; ++b) {
+            const bool last = ++j == per_row;
+            const int64_t stop =
+                last ? at + args.length - (per_row - 1) * args.block : at + args.block;
+            if (last) j = 0;
+            F acc = V::all(0.0F);
+            for (; at + kLanes <= stop; at += kLanes) {
+                acc = max_finite<V>(acc, V::load(args.input + at));
+            }
+            if (at < stop) acc = max_finite<V>(acc, load_live<V>(args.input + at, stop - at));
+            max_abs[b] = V::reduce_max(acc);
+            start[b + 1] = at = stop;
+        }
+        const F seen = V::load(max_abs);
+        walk.max_abs = V::max(walk.max_abs, seen);
+        const F own_scales = scales(seen);
+        V::store(own, own_scales);
+        V::store(whole, scales.whole(own_scales));
+        for (int64_t b = 0; b < group; ++b) {
+            if (args.block_scales) args.block_scales[first + b] = own[b];
+            if (whole[b] == 0.0F) {
+                for (int64_t i = start[b]; i < start[b + 1]; ++i) args.output[i] = 0.0F;
+                continue;
+            }
+            const Divisor<V> divide(whole[b]);
+            const F out_scale = args.scaled ? divide.s : V::all(1.0F);
+            walk.template span<false>(start[b], start[b + 1], divide, out_scale, args.stream);
+        }
+    }
+    if (args.stream) V::fence();
+    const float seen = V::reduce_max(walk.max_abs);
+    if (seen > statistics.max_abs[0]) statistics.max_abs[0] = seen;
+    walk.report(statistics);
+}
+
+// inner > 1: lanes run along inner; units are (outer, block, stretch of kStretch columns).
+template <typename V, typename G>
+void strided_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statistics& statistics) {
+    using F = typename V::F;
+    constexpr int64_t kLanes = V::kLanes, kVectors = kStretch / kLanes;
+    Walk<V, G> walk(args);
+    const BlockScales<V> scales(args);
+    const int64_t per_row = (args.length + args.block - 1) / args.block;
+    const int64_t stretches = (args.inner + kStretch - 1) / kStretch;
+    for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t column = unit % stretches * kStretch;
+        const int64_t block = unit / stretches;  // of all outer
+        const int64_t row = block / per_row * args.length + block % per_row * args.block;
+        const int64_t left = args.length - block % per_row * args.block;
+        const int64_t stop = row + (left < args.block ? left : args.block);
+        const int64_t columns = args.inner - column < kStretch ? args.inner - column : kStretch;
+
+        alignas(64) float max_abs[kStretch] = {}, own[kStretch], whole[kStretch];
+        for (int64_t r = row; r < stop; ++r) {
+            const float* x = args.input + r * args.inner + column;
+            for (int64_t c = 0; c < columns; c += kLanes) {
+                const int64_t n = columns - c < kLanes ? columns - c : kLanes;
+                V::store(max_abs + c, max_finite<V>(V::load(max_abs + c), load_live<V>(x + c, n)));
+            }
+        }
+        bool exact = true, zeros = false;
+        for (int64_t v = 0; v < kVectors; ++v) {
+            const F seen = V::load(max_abs + v * kLanes);
+            walk.max_abs = V::max(walk.max_abs, seen);
+            const F own_scales = scales(seen);
+            V::store(own + v * kLanes, own_scales);
+            V::store(whole + v * kLanes, scales.whole(own_scales));
+        }
+        for (int64_t c = 0; c < columns; ++c) {
+            if (args.block_scales) args.block_scales[block * args.inner + column + c] = own[c];
+            exact &= has_exact_reciprocal(whole[c]);
+            zeros |= whole[c] == 0.0F;
+        }
+        for (int64_t c = 0; c < columns; c += kLanes) {
+            const int64_t n = columns - c < kLanes ? columns - c : kLanes;
+            const F s = V::load(whole + c);
+            const Divisor<V> divide(s, exact);
+            const F out_scale = args.scaled ? s : V::all(1.0F);
+            const auto nonzero = V::gt(s, V::all(0.0F));
+            for (int64_t r = row; r < stop; ++r) {
+                const int64_t i = r * args.inner + column + c;
+                F x = load_live<V>(args.input + i, n);
+                // a NaN counts nowhere, and its output is not kept
+                if (zeros) x = V::blend(nonzero, x, V::all(__builtin_nanf("")));
+                const F out = walk.template quantize<false>(x, i, divide, out_scale);
+                store_live<V>(args.output + i, zeros ? V::keep(nonzero, out) : out, n);
+            }
+        }
+    }
+    const float seen = V::reduce_max(walk.max_abs);
+    if (seen > statistics.max_abs[0]) statistics.max_abs[0] = seen;
+    walk.report(statistics);
+}
+
+}  // namespace
+}  // namespace bitwright

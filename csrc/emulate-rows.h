@@ -1,0 +1,210 @@
+// The loops over a tensor with one scale per channel: rows of one scale, or scales that change from
+// lane to lane; the gate of the clipped estimator; sums of magnitudes.
+#pragma once
+
+#include <cstdint>
+
+#include "emulate-draws.h"
+#include "emulate-grids.h"
+
+namespace bitwright {
+namespace {
+
+// Division by s, as a multiplication where that gives the same bits: s a power of two whose
+// reciprocal is a normal float.
+inline bool has_exact_reciprocal(float s) {
+    const int32_t bits = __builtin_bit_cast(int32_t, s);
+    return (bits & kMantissaBits) == 0 && bits > 0 && bits <= 0x7E800000;
+}
+
+template <typename V>
+struct Divisor {
+    using F = typename V::F;
+
+    F s, reciprocal;
+    bool exact;
+
+    explicit Divisor(float scale)
+        : s(V::all(scale)), reciprocal(V::all(1.0F / scale)), exact(has_exact_reciprocal(scale)) {}
+    Divisor(F scales, bool all_exact)
+        : s(scales),
+          reciprocal(all_exact ? V::div(V::all(1.0F), scales) : scales),
+          exact(all_exact) {}
+
+    F operator()(F x) const { return exact ? V::mul(x, reciprocal) : V::div(x, s); }
+};
+
+template <typename V>
+typename V::F max_finite(typename V::F acc, typename V::F x) {
+    const auto u = abs<V>(x);
+    return V::max_where(V::lt(u, infinity<V>()), acc, u);
+}
+
+// A vector of n <= kLanes elements; absent ones read as NaN, which no statistic counts.
+template <typename V>
+typename V::F load_live(const float* p, int64_t n) {
+    if (n == V::kLanes) return V::load(p);
+    return V::load_some(p, n, __builtin_nanf(""));
+}
+
+template <typename V>
+void store_live(float* p, typename V::F x, int64_t n) {
+    if (n == V::kLanes) {
+        V::store(p, x);
+    } else {
+        V::store_some(p, x, n);
+    }
+}
+
+// One tensor's walk: what the quantisation of consecutive elements needs and counts.
+template <typename V, typename G>
+struct Walk {
+    using F = typename V::F;
+
+    const float* input;
+    float* output;
+    G grid;
+    Draws<V> draws;
+    Counters<V> counters;
+    F max_abs = V::all(0.0F);
+
+    template <typename Args>
+    explicit Walk(const Args& args)
+        : input(args.input),
+          output(args.output),
+          grid(args.grid, args.random),
+          draws(args.random) {}
+
+    // `i` is the row-major index of the first lane.
+    template <bool observe>
+    F quantize(F x, int64_t i, const Divisor<V>& divide, F out_scale) {
+        if constexpr (observe) max_abs = max_finite<V>(max_abs, x);
+        const F q = divide(x);
+        grid.count(q, counters);
+        F draw{};
+        if constexpr (G::kStochastic) draw = draws.at(i);
+        return V::mul(grid(q, draw), out_scale);
+    }
+
+    template <bool observe>
+    void some(int64_t i, int64_t n, const Divisor<V>& divide, F out_scale) {
+        const F x = load_live<V>(input + i, n);
+        store_live<V>(output + i, quantize<observe>(x, i, divide, out_scale), n);
+    }
+
+    // Elements [i, end) with one scale.
+    template <bool observe>
+    void span(int64_t i, int64_t end, const Divisor<V>& divide, F out_scale, bool stream) {
+        if (stream) {
+            const auto lanes = static_cast<int64_t>(reinterpret_cast<uintptr_t>(output + i) / 4);
+            const int64_t head = -lanes & (V::kLanes - 1);
+            if (head != 0 && i + head <= end) {
+                some<observe>(i, head, divide, out_scale);
+                i += head;
+            }
+            for (; i + V::kLanes <= end; i += V::kLanes) {
+                const F x = V::load(input + i);
+                V::stream(output + i, quantize<observe>(x, i, divide, out_scale));
+            }
+        }
+        for (; i + V::kLanes <= end; i += V::kLanes) {
+            const F x = V::load(input + i);
+            V::store(output + i, quantize<observe>(x, i, divide, out_scale));
+        }
+        if (i < end) some<observe>(i, end - i, divide, out_scale);
+    }
+
+    void report(Statistics& statistics) const {
+        statistics.over += V::sum(counters.over);
+        statistics.over_half += V::sum(counters.over_half);
+    }
+};
+
+template <typename V, typename G>
+void rows(const EmulateArgs& args, int64_t begin, int64_t end, Statistics& statistics) {
+    using F = typename V::F;
+    Walk<V, G> walk(args);
+    for (int64_t i = begin; i < end;) {
+        const int64_t row = i / args.row;
+        const int64_t channel = row % args.channels;
+        const int64_t stop = (row + 1) * args.row < end ? (row + 1) * args.row : end;
+        const Divisor<V> divide(args.scales[channel]);
+        const F out_scale = args.scaled ? divide.s : V::all(1.0F);
+        if (args.zero_points) walk.grid.shift(V::all_int(args.zero_points[channel]));
+        walk.max_abs = V::all(0.0F);
+        walk.template span<true>(i, stop, divide, out_scale, args.stream);
+        float& max_abs = statistics.max_abs[channel];
+        const float seen = V::reduce_max(walk.max_abs);
+        if (seen > max_abs) max_abs = seen;
+        i = stop;
+    }
+    if (args.stream) V::fence();
+    walk.report(statistics);
+}
+
+// row = 1: the channel changes with every element.
+template <typename V, typename G>
+void lanes(const EmulateArgs& args, int64_t begin, int64_t end, Statistics& statistics) {
+    using F = typename V::F;
+    Walk<V, G> walk(args);
+    for (int64_t i = begin, c = begin % args.channels; i < end;) {
+        int64_t n = args.channels - c < end - i ? args.channels - c : end - i;
+        if (n > V::kLanes) n = V::kLanes;
+        const bool whole = n == V::kLanes;
+        const F s = whole ? V::load(args.scales + c) : V::load_some(args.scales + c, n, 1.0F);
+        if (args.zero_points) {
+            int32_t zeros[V::kLanes] = {};
+            for (int64_t j = 0; j < n; ++j) zeros[j] = args.zero_points[c + j];
+            walk.grid.shift(V::load_int(zeros));
+        }
+        float* max_abs = statistics.max_abs + c;
+        walk.max_abs = whole ? V::load(max_abs) : V::load_some(max_abs, n, 0.0F);
+        const F x = load_live<V>(args.input + i, n);
+        const F out_scale = args.scaled ? s : V::all(1.0F);
+        const F out = walk.template quantize<true>(x, i, Divisor<V>(s, false), out_scale);
+        store_live<V>(args.output + i, out, n);
+        store_live<V>(max_abs, walk.max_abs, n);
+        i += n;
+        c = c + n == args.channels ? 0 : c + n;
+    }
+    walk.report(statistics);
+}
+
+template <typename V>
+void gate_rows(const GateArgs& args, int64_t begin, int64_t end) {
+    using F = typename V::F;
+    for (int64_t i = begin; i < end;) {
+        const int64_t row = i / args.row;
+        const int64_t channel = row % args.channels;
+        const int64_t stop = (row + 1) * args.row < end ? (row + 1) * args.row : end;
+        const Divisor<V> divide(args.scales[channel]);
+        const int32_t zero = args.zero_points ? args.zero_points[channel] : 0;
+        const F low = V::all(args.low - static_cast<float>(zero));
+        const F high = V::all(args.high - static_cast<float>(zero));
+        for (; i < stop; i += V::kLanes) {
+            const int64_t n = stop - i < V::kLanes ? stop - i : V::kLanes;
+            const F q = divide(load_live<V>(args.input + i, n));
+            const auto inside = V::both(V::ge(q, low), V::le(q, high));
+            store_live<V>(args.output + i, V::keep(inside, load_live<V>(args.gradient + i, n)), n);
+        }
+        i = stop;
+    }
+}
+
+// Sixteen partial sums in every build, so that the order of additions is the same.
+inline double sum_of_magnitudes(const float* input, int64_t size) {
+    constexpr int64_t kSums = 16;
+    double sums[kSums] = {};
+    int64_t i = 0;
+    for (; i + kSums <= size; i += kSums) {
+        for (int64_t j = 0; j < kSums; ++j) sums[j] += __builtin_fabs(double{input[i + j]});
+    }
+    for (int64_t j = 0; i + j < size; ++j) sums[j] += __builtin_fabs(double{input[i + j]});
+    for (int64_t width = kSums / 2; width > 0; width /= 2) {
+        for (int64_t j = 0; j < width; ++j) sums[j] += sums[j + width];
+    }
+    return sums[0];
+}
+
+}  // namespace
+}  // namespace bitwright
