@@ -1,4 +1,4 @@
-"""Timing contenders against a yardstick: pairs in turn, so that a change of the machine's speed meets both."""
+"""Timing contenders against a yardstick, in turn, so that a change of the machine's speed meets both."""
 
 from __future__ import annotations
 

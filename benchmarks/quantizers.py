@@ -24,8 +24,7 @@ import torch
 from interleaved import show, time_pairs, write
 
 import bitwright as bw
-from bitwright.formats import Format, Rounding
-from bitwright.formats import twin
+from bitwright.formats import Format, Rounding, block_twin
 from bitwright.formats.block import Block
 
 Run = Callable[[torch.Tensor], object]
@@ -53,8 +52,10 @@ LIMITS = {
 CHECKED = 4096
 
 
-def check(form: Format, scale: float | None, rounding: str, key: bw.Key, x: torch.Tensor, y: torch.Tensor) -> None:
-    """Compare the output with the scalar reference on drawn elements (whole blocks), with NaN equal to NaN."""
+def check(
+    form: Format, scale: float | None, rounding: str, key: bw.Key, x: torch.Tensor, y: torch.Tensor
+) -> None:
+    """Compare the output with the scalar reference on drawn elements, or whole blocks."""
     flat, out = x.flatten(), y.flatten()
     generator = random.Random(0)
     if isinstance(form, Block):
@@ -73,7 +74,11 @@ def check(form: Format, scale: float | None, rounding: str, key: bw.Key, x: torc
 
 def peers(x: torch.Tensor) -> Iterator[tuple[str, str, Run]]:
     """(format, name, call) of the peers that are installed."""
-    yield "fixed8.4", "torch.fake_quantize", lambda x: torch.fake_quantize_per_tensor_affine(x, 2**-4, 0, -128, 127)
+    yield (
+        "fixed8.4",
+        "torch.fake_quantize",
+        lambda x: torch.fake_quantize_per_tensor_affine(x, 2**-4, 0, -128, 127),
+    )
     yield "fixed8.4", "torch eager", lambda x: torch.round(x * 16).clamp_(-128, 127).mul_(2**-4)
 
     @torch.compile
@@ -90,21 +95,28 @@ def peers(x: torch.Tensor) -> Iterator[tuple[str, str, Run]]:
     yield "fixed8.4 stochastic", "torch compiled", stochastic
 
     @torch.compile
-    def mxfp8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return bw.format("mxfp8e4m3").quantize(x), x.abs().amax()
+    def mxfp8(x: torch.Tensor) -> torch.Tensor:
+        form = bw.format("mxfp8e4m3")
+        number, scales = block_twin.numbers(form, x, -1, 1.0, Rounding.NEAREST_EVEN, bw.Overflow.SATURATE)
+        return block_twin.values(form, number, scales, -1, 1.0)
 
+    yield "mxfp8e4m3", "torch compiled (our twin)", mxfp8
     if importlib.util.find_spec("qtorch"):
         from qtorch.quant import block_quantize, fixed_point_quantize, float_quantize
 
         yield "fixed8.4", "QPyTorch", lambda x: fixed_point_quantize(x, 8, 4, rounding="nearest")
-        yield "fixed8.4 stochastic", "QPyTorch", lambda x: fixed_point_quantize(x, 8, 4, rounding="stochastic")
+        yield (
+            "fixed8.4 stochastic",
+            "QPyTorch",
+            lambda x: fixed_point_quantize(x, 8, 4, rounding="stochastic"),
+        )
         yield "e4m3", "QPyTorch", lambda x: float_quantize(x, 4, 3, rounding="nearest")
         yield "bfp8", "QPyTorch", lambda x: block_quantize(x, 8, dim=0, rounding="nearest")
     if importlib.util.find_spec("brevitas"):
         import brevitas.nn as qnn
 
         identity = qnn.QuantIdentity(bit_width=8, return_quant_tensor=False).eval()
-        yield "int8, float scale", "Brevitas", lambda x: identity(x)
+        yield "int8, float scale", "Brevitas", identity
     if importlib.util.find_spec("mx"):
         from mx.mx_ops import quantize_mx_op
         from mx.specs import MxSpecs
@@ -155,7 +167,9 @@ def measure(allocator: str, size: int, pairs: int, with_peers: bool) -> list[dic
 @click.option("--size", default=1 << 24, show_default=True, help="Elements.")
 @click.option("--pairs", default=30, show_default=True, help="Timed pairs of each contender and the copy.")
 @click.option("--peers/--no-peers", "with_peers", default=True, show_default=True)
-@click.option("--allocator", type=click.Choice(["default", "tuned", "both"]), default="both", show_default=True)
+@click.option(
+    "--allocator", type=click.Choice(["default", "tuned", "both"]), default="both", show_default=True
+)
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the record here.")
 def main(size: int, pairs: int, with_peers: bool, allocator: str, path: Path | None) -> None:
     """Time quantisers against a copy of the same memory."""

@@ -28,7 +28,9 @@ NETWORKS = {
 ROLES = ("weight", "activation", "error", "weight_grad")
 
 
-def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, t: torch.Tensor) -> Callable[[], None]:
+def step_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, t: torch.Tensor
+) -> Callable[[], None]:
     """One training step as a call."""
 
     def step() -> None:

@@ -25,7 +25,9 @@ E8M0 = Float(8, 0, Specials.FN, subnormals=False, signed=False, zero=False)
 
 
 class ScaleRule(enum.Enum):
-    """The scale s of a block, from a = max |x| over its finite elements (over the outer scale, if any).
+    """The scale s of a block.
+
+    From a = max |x| over its finite elements, over the outer scale (at most the largest float32).
 
     With element_max the largest element value and emax = floor(log2 element_max):
 
@@ -197,7 +199,8 @@ class Block(Format):
             block = [real(x) for x in row[start : start + self.size]]
             largest = max((abs(x) for x in block if np.isfinite(x)), default=real(0))
             with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
-                scale_codes.append(self.scale_code(float(largest / real(scale))))
+                ratio = min(largest / real(scale), np.finfo(real).max)
+                scale_codes.append(self.scale_code(float(ratio)))
                 total = real(self.total_scale(scale_codes[-1], scale))
                 for i, x in enumerate(block):
                     draw = draw_scalar(key, first + start + i) if key else None

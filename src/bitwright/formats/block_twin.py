@@ -25,7 +25,7 @@ def numbers(
     blocks = _split(x.to(torch.float32), axis, form.size)
     magnitude = blocks.abs()
     largest = torch.where(magnitude.isfinite(), magnitude, 0.0).amax(dim=-1)
-    scales = block_scales(form, largest / scale)
+    scales = block_scales(form, (largest / scale).clamp(max=torch.finfo(torch.float32).max))
     total = total_scales(form, scales, scale).unsqueeze(-1)
     q = torch.where(total == 0, 0.0, blocks / total)
     draws, bits = twin.drawn(key, x, rounding, bits)

@@ -5,7 +5,7 @@
 
 `max |x|` is over the finite elements, one for each scale; `counts` are two int64: elements beyond the
 limits of the format at this scale, and at half this scale. NaN does not count; infinities do. A key is an
-int64 tensor (seed, tensor, step, call) on the CPU, so that a compiled graph need not be traced anew for each step.
+int64 tensor (seed, tensor, step, call) on the CPU, so that one compiled graph serves every step.
 
 On the CPU the C++ kernels do it; what they do not take (float64, formats of more than 24 bits, scales along
 two axes), and every other device, goes to the torch twin: the same bits.
@@ -32,10 +32,8 @@ _ARGUMENTS = (
     "Tensor x, Tensor? scale, Tensor? zero_point, Tensor? key, str format, str rounding, str overflow, "
     "int bits, bool scaled, int axis"
 )
-_library = torch.library.Library("bitwright", "FRAGMENT")
-_library.define(
-    f"quantize({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,)
-)
+_library: Any = torch.library.Library("bitwright", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library.define(f"quantize({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,))
 _library.define(
     f"quantize_out({_ARGUMENTS}, *, Tensor(a!) out) -> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
@@ -93,11 +91,12 @@ def _implementation(
     bits: int,
     scaled: bool,
     axis: int,
+    *,
     out: torch.Tensor | None = None,
 ) -> Measured:
     form, mode, fate = parse(format), Rounding(rounding), Overflow(overflow)
     if x.device.type == "cpu" and x.dtype != torch.float64:
-        words = None if key is None else Key(*key.tolist(), bits=bits)
+        words = _key(key, bits)
         done = _kernel(form, x, scale, zero_point, words, mode, fate, scaled, axis, out)
         if done is not None:
             return done
@@ -105,7 +104,8 @@ def _implementation(
 
 
 def _implementation_out(*arguments: Any, out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return _implementation(*arguments, out)[1:]
+    _, max_abs, counts = _implementation(*arguments, out=out)
+    return max_abs, counts
 
 
 def _fake(
@@ -132,9 +132,16 @@ for _name, _run, _shape in (
     ("quantize", _implementation, _fake),
     ("quantize_out", _implementation_out, _fake_out),
 ):
-    _library.impl(_name, _run, "CPU")
-    _library.impl(_name, _run, "CUDA")
+    for _device in ("CPU", "CUDA"):
+        _library.impl(_name, _run, _device)
     torch.library.register_fake(f"bitwright::{_name}", _shape, lib=_library)
+
+
+def _key(key: torch.Tensor | None, bits: int) -> Key | None:
+    if key is None:
+        return None
+    seed, tensor, step, call = key.tolist()
+    return Key(seed, tensor, step, call, bits)
 
 
 def _kernel(
@@ -163,9 +170,7 @@ def _kernel(
     if isinstance(form, Block):
         max_abs = torch.empty(())
         outer = form.scale_or_default(scale)
-        grids.run_blocks(
-            form, grid, source, target, axis % x.dim(), outer, rounding, key, max_abs, counts
-        )
+        grids.run_blocks(form, grid, source, target, axis % x.dim(), outer, rounding, key, max_abs, counts)
     else:
         step = _along_one_axis(x, form.scale_or_default(scale), torch.float32)
         shift = None if zero_point is None else _along_one_axis(x, zero_point, torch.int32)
@@ -201,7 +206,7 @@ def _kernel(
 
 def _storage_order(x: torch.Tensor) -> tuple[int, ...] | None:
     """The axes of a dense tensor, slowest first; None where the tensor has gaps or overlaps."""
-    order = sorted(range(x.dim()), key=lambda axis: (-x.stride(axis), axis))
+    order = sorted(range(x.dim()), key=lambda axis: (-x.stride()[axis], axis))
     if x.is_contiguous():
         return tuple(range(x.dim()))
     return tuple(order) if x.permute(order).is_contiguous() else None

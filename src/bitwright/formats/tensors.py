@@ -35,7 +35,7 @@ def quantize(
         overflow,
         None if key is None else key_tensor(key),
         RANDOM_BITS if key is None else key.bits,
-        _integer_tensor(zero_point, x.device),
+        _zero_points(form, zero_point, x.device),
         out=out,
     )
     return values
@@ -52,7 +52,7 @@ def encode(
 ) -> torch.Tensor:
     """Codes, in the smallest integer type that holds every code of the format."""
     check_input(form, x)
-    shift = _integer_tensor(zero_point, x.device)
+    shift = _zero_points(form, zero_point, x.device)
     codes = twin.codes_of(form, twin.numbers(form, x, scale, rounding, overflow, key, shift))
     return (codes if shift is None else codes + shift).to(twin.code_type(form))
 
@@ -60,7 +60,7 @@ def encode(
 def decode(form: Format, codes: torch.Tensor, scale: Any, zero_point: Any = None) -> torch.Tensor:
     """Values of `codes`, in float32, or float64 for wide formats."""
     number = twin.numbers_of(form, check_codes(form, codes))
-    shift = _integer_tensor(zero_point, codes.device)
+    shift = _zero_points(form, zero_point, codes.device)
     if shift is not None:
         number = number - shift.to(number.dtype)
     step = form.scale_or_default(scale)
@@ -154,11 +154,11 @@ def check_codes(form: Format, codes: torch.Tensor) -> torch.Tensor:
         hole = (set(range(form.code_min, form.code_max + 1)) - set(form.codes())).pop()
         bad |= codes == hole
     if bad.any():
-        index = tuple(bad.nonzero()[0].tolist())
+        index = tuple(bad.nonzero()[0].tolist()) if bad.dim() else ()
         raise InvalidValueError(
             f"codes of {form} are {describe_codes(form)}",
             got=codes[index].item(),
-            where=f"index {index}",
+            where=f"index {index}" if index else None,
         )
     return codes
 
@@ -182,7 +182,10 @@ def _scale_tensor(form: Format, scale: Any, device: torch.device) -> torch.Tenso
     return torch.as_tensor(form.scale_or_default(scale), dtype=torch.float32, device=device)
 
 
-def _integer_tensor(zero_point: Any, device: torch.device) -> torch.Tensor | None:
+def _zero_points(form: Format, zero_point: Any, device: torch.device) -> torch.Tensor | None:
+    """Zero points as a tensor; each is a code of the format."""
     if zero_point is None:
         return None
-    return torch.as_tensor(zero_point, dtype=torch.int64, device=device)
+    zero_points = torch.as_tensor(zero_point, dtype=torch.int64, device=device)
+    check_codes(form, zero_points)
+    return zero_points.to(torch.int32)

@@ -180,12 +180,11 @@ def _uniform(
         shift = torch.zeros((), dtype=level.dtype, device=level.device)
         saturated = level.clamp(low, high)
     if overflow is Overflow.WRAP:
-        # level mod count, taken into [low, high]; exact because count is a power of two
+        # level mod count, then into the range, which holds 0; exact because count is a power of two
         count = high - low + 1
-        level = level + shift
-        level = level - count * torch.floor(level / count)
-        level = torch.where(level > high, level - count, level) - shift
-        saturated = torch.where(q.isinf(), saturated, level)
+        rest = level - count * torch.floor(level / count)
+        wrapped = torch.where(rest > high - shift, rest - count, rest)
+        saturated = torch.where(q.isinf(), saturated, wrapped)
     return torch.where(q.isnan(), 0.0, saturated) + 0.0  # no negative zero
 
 

@@ -39,6 +39,8 @@ class Uniform(Format):
     def shifted_code(
         self, q: np.floating, rounding: Rounding, overflow: Overflow, draw: Draw | None, zero_point: int
     ) -> int:
+        if not self.code_min <= zero_point <= self.code_max:
+            raise InvalidValueError(f"a zero point is a code of {self}", got=zero_point)
         low, high = self.limits(overflow)
         if np.isnan(q):
             return min(max(zero_point, low), high)
