@@ -184,19 +184,19 @@ class Floating : public Magnitudes<V> {
     static constexpr bool kStochastic = R == Rounding::stochastic;
 
     Floating(const Grid& grid, const Random& random)
-        : Magnitudes<V>(grid.max, grid.is_unsigned),
+        : Magnitudes<V>(grid.max, grid.is_unsigned != 0),
           two_to_bits_(power_of_two(random.bits)),
           mantissa_(grid.mantissa_bits << 23),
           emin_(grid.emin),
           one_step_(grid.mantissa_bits >= 1 && grid.emin - grid.mantissa_bits >= -126 &&
                     grid.emin <= 126),
-          subnormals_(grid.subnormals),
+          subnormals_(grid.subnormals != 0),
           nan_results_(grid.beyond != grid.beyond || grid.at_infinity != grid.at_infinity),
           smallest_normal_(scale_by<V>(V::all(1.0F), V::all_int(grid.emin))),
           beyond_(V::all(grid.beyond)),
           at_infinity_(V::all(grid.at_infinity)),
           at_nan_(grid.at_nan != grid.at_nan ? quiet_nan() : V::all(0.0F)),
-          zero_(V::all(grid.negative_zero ? -0.0F : 0.0F)) {}
+          zero_(V::all(grid.negative_zero != 0 ? -0.0F : 0.0F)) {}
 
     F operator()(F q, F draw) const {
         const F u = this->magnitude(q);
@@ -272,7 +272,7 @@ class Logarithmic : public Magnitudes<V> {
     static constexpr bool kStochastic = R == Rounding::stochastic;
 
     Logarithmic(const Grid& grid, const Random& random)
-        : Magnitudes<V>(largest(grid.fields), grid.is_unsigned),
+        : Magnitudes<V>(largest(grid.fields), grid.is_unsigned != 0),
           two_to_bits_(power_of_two(random.bits)),
           last_(V::all_int(grid.fields - 1)) {}
 

@@ -52,7 +52,7 @@ template <typename V>
 void emulate_rows(const EmulateArgs& args, int64_t begin, int64_t end, Statistics& statistics) {
     switch (args.grid.kind) {
         case GridKind::uniform:
-            if (args.grid.wrap) return rows_with<V, Wrapping>(args, begin, end, statistics);
+            if (args.grid.wrap != 0) return rows_with<V, Wrapping>(args, begin, end, statistics);
             return rows_with<V, Saturating>(args, begin, end, statistics);
         case GridKind::floating:
             return rows_with<V, Floating>(args, begin, end, statistics);

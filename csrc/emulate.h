@@ -19,13 +19,13 @@ enum class Rounding : int32_t { nearest_even, nearest_away, floor, ceil, toward_
 
 enum class GridKind : int32_t { uniform, floating, log2, logsqrt2, sign };
 
-// The numbers that a format can hold, at scale 1.
+// The numbers that a format can hold, at scale 1. Python packs it: 14 words of 4 bytes, flags 0 or 1.
 struct Grid {
     GridKind kind = GridKind::uniform;
     // uniform: the integers low..high, |.| <= 2^24; beyond them saturate, or wrap modulo
     // high - low + 1, a power of two.
     float low = -128.0F, high = 127.0F;
-    bool wrap = false;
+    int32_t wrap = 0;
     // floating: significands of 1 + mantissa_bits bits, 2^emin the smallest normal, -127 <= emin,
     // emin - mantissa_bits >= -149.
     int32_t mantissa_bits = 0, emin = 0;
@@ -33,12 +33,13 @@ struct Grid {
     float beyond = 1.0F;       // magnitude of what rounds beyond max: max, infinity or NaN
     float at_infinity = 1.0F;  // magnitude of an infinite q
     float at_nan = 0.0F;       // of a NaN q: 0 or NaN
-    bool negative_zero = false;
-    bool subnormals = true;    // numbers between 0 and 2^emin
-    bool is_unsigned = false;  // negative q become +0 (floating and logarithmic grids)
+    int32_t negative_zero = 0;
+    int32_t subnormals = 1;    // numbers between 0 and 2^emin
+    int32_t is_unsigned = 0;   // negative q become +0 (floating and logarithmic grids)
     // log2, logsqrt2: 0 and +-base^0 .. +-base^(fields - 1).
     int32_t fields = 1;
 };
+static_assert(sizeof(Grid) == 14 * 4);
 
 // Philox4x32-7: 8 draws of 16 bits per block, one draw per element in row-major order.
 struct Random {

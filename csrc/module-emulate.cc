@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -53,33 +54,22 @@ Random random_of(uint32_t seed, uint32_t tensor, uint32_t step, uint32_t tail, i
     return {seed, tensor, step, tail, bits};
 }
 
-void make_grid(Grid* grid, int kind, float low, float high, bool wrap, int mantissa_bits, int emin,
-               float max, float beyond, float at_infinity, float at_nan, bool negative_zero,
-               bool subnormals, bool is_unsigned, int fields) {
-    require(kind >= 0 && kind <= static_cast<int>(GridKind::sign), "a kind of grid");
-    require(mantissa_bits >= 0 && mantissa_bits <= 23 && emin >= -127 && emin <= 127 &&
-                emin - mantissa_bits >= -149,
+// Packed by bitwright.kernels.quantize.Grid, which also checks more.
+Grid grid_of(const nb::bytes& packed) {
+    Grid grid;
+    require(packed.size() == sizeof grid, "a packed grid");
+    std::memcpy(&grid, packed.data(), sizeof grid);
+    require(grid.kind >= GridKind::uniform && grid.kind <= GridKind::sign, "a kind of grid");
+    require(grid.mantissa_bits >= 0 && grid.mantissa_bits <= 23 && grid.emin >= -127 &&
+                grid.emin <= 127 && grid.emin - grid.mantissa_bits >= -149,
             "a floating grid within float32");
-    require(fields >= 1 && fields <= (kind == static_cast<int>(GridKind::log2) ? 128 : 256),
+    require(grid.fields >= 1 && grid.fields <= (grid.kind == GridKind::log2 ? 128 : 256),
             "a logarithmic grid within float32");
-    new (grid) Grid{static_cast<GridKind>(kind),
-                    low,
-                    high,
-                    wrap,
-                    mantissa_bits,
-                    emin,
-                    max,
-                    beyond,
-                    at_infinity,
-                    at_nan,
-                    negative_zero,
-                    subnormals,
-                    is_unsigned,
-                    fields};
+    return grid;
 }
 
 void quantize(const char* isa, uintptr_t input, uintptr_t output, int64_t outer, int64_t channels,
-              int64_t inner, uintptr_t scales, uintptr_t zero_points, const Grid& grid,
+              int64_t inner, uintptr_t scales, uintptr_t zero_points, const nb::bytes& grid,
               int rounding, uint32_t seed, uint32_t tensor, uint32_t step, uint32_t tail,
               int random_bits, bool scaled, uintptr_t max_abs, uintptr_t counts, int64_t threads) {
     const EmulateTable& table = table_of(isa);
@@ -89,7 +79,7 @@ void quantize(const char* isa, uintptr_t input, uintptr_t output, int64_t outer,
     args.output = pointer<float>(output);
     args.scales = pointer<const float>(scales);
     args.zero_points = pointer<const int32_t>(zero_points);
-    args.grid = grid;
+    args.grid = grid_of(grid);
     args.rounding = rounding_of(rounding);
     args.random = random_of(seed, tensor, step, tail, random_bits);
     args.scaled = scaled;
@@ -102,7 +92,7 @@ void quantize(const char* isa, uintptr_t input, uintptr_t output, int64_t outer,
 void quantize_blocks(const char* isa, uintptr_t input, uintptr_t output, int64_t outer,
                      int64_t length, int64_t inner, int64_t block, float global, float unit,
                      int rule, float elem_max, int elem_bits, int smin, int smax,
-                     const Grid& scale_grid, uintptr_t block_scales, const Grid& grid, int rounding,
+                     const nb::bytes& scale_grid, uintptr_t block_scales, const nb::bytes& grid, int rounding,
                      uint32_t seed, uint32_t tensor, uint32_t step, uint32_t tail, int random_bits,
                      bool scaled, uintptr_t max_abs, uintptr_t counts, int64_t threads) {
     const EmulateTable& table = table_of(isa);
@@ -111,8 +101,6 @@ void quantize_blocks(const char* isa, uintptr_t input, uintptr_t output, int64_t
     require(rule >= 0 && rule <= static_cast<int>(ScaleRule::divide), "a rule for block scales");
     require(elem_bits >= 0 && elem_bits <= 22, "0 to 22 mantissa bits");
     require(smin >= -149 && smin <= smax && smax <= 127, "exponents of float32");
-    require((grid.kind == GridKind::uniform && !grid.wrap) || grid.kind == GridKind::floating,
-            "a saturating uniform or a floating grid");
     BlockArgs args{};
     args.input = pointer<const float>(input);
     args.output = pointer<float>(output);
@@ -127,9 +115,12 @@ void quantize_blocks(const char* isa, uintptr_t input, uintptr_t output, int64_t
     args.elem_bits = elem_bits;
     args.smin = smin;
     args.smax = smax;
-    args.scale_grid = scale_grid;
+    args.scale_grid = grid_of(scale_grid);
     args.block_scales = pointer<float>(block_scales);
-    args.grid = grid;
+    args.grid = grid_of(grid);
+    require((args.grid.kind == GridKind::uniform && args.grid.wrap == 0) ||
+                args.grid.kind == GridKind::floating,
+            "a saturating uniform or a floating grid");
     args.rounding = rounding_of(rounding);
     args.random = random_of(seed, tensor, step, tail, random_bits);
     args.scaled = scaled;
@@ -174,7 +165,6 @@ std::vector<std::string> quantize_isas() {
 
 void bind_emulate(nb::module_& m) {
     m.def("quantize_isas", quantize_isas);
-    nb::class_<Grid>(m, "Grid").def("__init__", make_grid);
     m.def("quantize", quantize);
     m.def("quantize_blocks", quantize_blocks);
     m.def("gate", gate_of);

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import enum
 import math
+import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 from bitwright.errors import InvalidValueError
 from bitwright.kernels import _native
@@ -71,7 +71,7 @@ def _require(holds: bool, rule: str, got: object) -> None:
         raise InvalidValueError(rule, got=got, where="Grid")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a NaN equals no other: grids compare by their packed form
 class Grid:
     """The numbers that a format can hold at scale 1, and the fate of what it cannot.
 
@@ -107,7 +107,7 @@ class Grid:
     subnormals: bool = True
     unsigned: bool = False
     fields: int = 1
-    _native: Any = field(init=False, repr=False, compare=False)
+    packed: bytes = field(init=False, repr=False)  # csrc/emulate.h, struct Grid
 
     def __post_init__(self) -> None:
         checks: dict[GridKind, Callable[[], None]] = {
@@ -119,8 +119,9 @@ class Grid:
         if self.kind in checks:
             checks[self.kind]()
         beyond = self.max if self.beyond is None else self.beyond
-        native = _native.Grid(
-            int(self.kind),
+        packed = struct.pack(
+            "<iffiiiffffiiii",
+            self.kind,
             self.low,
             self.high,
             self.wrap,
@@ -135,10 +136,13 @@ class Grid:
             self.unsigned,
             self.fields,
         )
-        object.__setattr__(self, "_native", native)
+        object.__setattr__(self, "packed", packed)
 
-    def __reduce__(self) -> tuple[type[Grid], tuple[Any, ...]]:
-        return Grid, tuple(getattr(self, f.name) for f in fields(self) if f.init)
+    def __eq__(self, other: object) -> bool:
+        return self.packed == other.packed if isinstance(other, Grid) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.packed)
 
     def _check_uniform(self) -> None:
         limits = (self.low, self.high)
@@ -228,7 +232,7 @@ def quantize(
         inner,
         scale_ptr,
         zero_point_ptr,
-        grid._native,
+        grid.packed,
         rounding,
         *(key or _NO_KEY),
         random_bits,
@@ -311,9 +315,9 @@ def quantize_blocks(
         elem_bits,
         smin,
         smax,
-        (scale_grid or _ANY_GRID)._native,
+        (scale_grid or _ANY_GRID).packed,
         block_scale_ptr,
-        grid._native,
+        grid.packed,
         rounding,
         *(key or _NO_KEY),
         random_bits,
