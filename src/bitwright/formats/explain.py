@@ -97,7 +97,7 @@ def say(value: float | np.floating) -> str:
     """A number in the fewest digits that give it back: as a float32 where it is one."""
     value = float(value)
     if math.isinf(value) or math.isnan(value):
-        return f"{value:g}"
+        return f"{value:g}".replace("nan", "NaN")
     with np.errstate(over="ignore", under="ignore"):
         single = np.float32(value)
     text = str(single if float(single) == value or abs(float(single) - value) < 1e-9 * abs(value) else value)
@@ -275,12 +275,8 @@ def _rule_steps(form: Block, a: float) -> list[Step]:
     """From the largest magnitude to the scale before it is encoded."""
     rule, top = form.rule, form.element_max
     if rule is ScaleRule.DIVIDE:
-        return [
-            (
-                "rule",
-                f"divide: s = {say(a)} / {say(top)} = {say(np.float32(a) / np.float32(top))}, in {form.scale}",
-            )
-        ]
+        exact = say(np.float32(a) / np.float32(top))
+        return [("rule", f"divide: s = {say(a)} / {say(top)} = {exact}, rounded to {form.scale}")]
     low, high = form.scale.emin, form.scale.max_exponent
     if a == 0:
         return [("rule", f"{rule.value}: only zeros, so the smallest scale, 2^{low}")]
