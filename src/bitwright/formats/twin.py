@@ -300,4 +300,6 @@ def _float_numbers(form: Float, codes: torch.Tensor) -> torch.Tensor:
     if form.specials is not form.specials.IEEE and form.nan_code is not None:
         number = torch.where(codes == form.nan_code, math.nan, number)
     negative = (codes & sign_bit) != 0
+    if not form.specials.negative_zero:  # without subnormals there are several codes of zero
+        negative &= number != 0
     return torch.where(negative & ~number.isnan(), -number, number).to(torch.float32)
