@@ -249,7 +249,7 @@ class Float(Format):
                 return math.ldexp(1.0, self.emin)
             if not self.subnormals:
                 quantum = self.emin
-        steps = round_scalar(type(q)(math.ldexp(magnitude, -quantum)), mode, draw)
+        steps = round_scalar(np.float64(math.ldexp(magnitude, -quantum)), mode, draw)
         number = math.ldexp(steps, quantum)
         if number <= self.max_number:
             return number
