@@ -93,7 +93,7 @@ class Float(Format):
             raise InvalidValueError("only an unsigned power of two goes without zero", where=self.name)
         if not self.max_number > 0:
             raise InvalidValueError("a format has a finite number beside 0", where=self.name)
-        if self.max_exponent > 127 or self.emin - self.mantissa * self.subnormals < -149:
+        if self.max_exponent > 127 or self.emin - self.mantissa < -149:
             raise InvalidValueError(
                 "numbers of a Float are float32 numbers", got=f"bias {self.bias}", where=self.name
             )
@@ -191,7 +191,9 @@ class Float(Format):
             if pattern != self.infinity_code:
                 return math.nan
             return -math.inf if sign else math.inf
-        return -self._magnitude(pattern) if sign else self._magnitude(pattern)
+        magnitude = self._magnitude(pattern)
+        negative = sign and (magnitude > 0 or self.specials.negative_zero)
+        return -magnitude if negative else magnitude
 
     def _pattern(self, magnitude: float) -> int:
         """The pattern of a magnitude on the grid."""
@@ -247,7 +249,7 @@ class Float(Format):
                 return math.ldexp(1.0, self.emin)
             if not self.subnormals:
                 quantum = self.emin
-        steps = round_scalar(type(q)(math.ldexp(magnitude, -quantum)), mode, draw)
+        steps = round_scalar(np.float64(math.ldexp(magnitude, -quantum)), mode, draw)
         number = math.ldexp(steps, quantum)
         if number <= self.max_number:
             return number

@@ -202,8 +202,8 @@ def _float(
     if not form.subnormals:
         exponent = torch.where(magnitude < 2.0**form.emin, form.emin, exponent)
     quantum = power_of_two(exponent)
-    steps = (magnitude / quantum).to(q.dtype)
-    number = _round_magnitude(steps, negative, rounding, draws, bits).double() * quantum
+    steps = magnitude / quantum
+    number = _round_magnitude(steps, negative, rounding, draws, bits) * quantum
     if not form.zero:
         number = number.clamp(min=2.0**form.emin)
     limit = form.max_number
@@ -237,12 +237,12 @@ def _log(
         odd = finite >= ROOT * octave
         low = torch.where(odd, ROOT * octave, octave)
         high = torch.where(odd, 2 * octave, ROOT * octave)
-        turn = torch.where(odd, _root_above(3), _root_above(1)) * octave
+        turn = torch.where(odd, _root_above(3, real) * octave, _root_above(1, real) * octave)
     else:
-        low, high, turn = octave, 2 * octave, _root_above(2) * octave
+        low, high, turn = octave, 2 * octave, _root_above(2, real) * octave
     zero = torch.zeros((), dtype=real, device=q.device)
     low, high = torch.where(tiny, zero, low), torch.where(tiny, zero + 1, high)
-    turn = torch.where(tiny, _root_above(-1 if form.root else -2), turn)
+    turn = torch.where(tiny, _root_above(-1 if form.root else -2, real), turn)
     if rounding is Rounding.STOCHASTIC:
         assert draws is not None, "stochastic rounding needs draws"
         up = draws < (finite - low) / (high - low) * 2**bits
@@ -256,12 +256,12 @@ def _log(
     return torch.where(negative, -number, number) + 0.0
 
 
-def _root_above(quarters: int) -> float:
-    """The smallest float32 at or above 2^(quarters / 4), quarters odd or +-2."""
-    step = torch.tensor(2.0 ** (quarters / 4), dtype=torch.float64)
-    near = step.to(torch.float32)
-    above = torch.nextafter(near, torch.tensor(math.inf))
-    return float(near) if float(near) >= float(step) else float(above)
+def _root_above(quarters: int, real: torch.dtype) -> float:
+    """The smallest number of `real` above 2^(quarters / 4), which is irrational."""
+    octave, rest = divmod(quarters, 4)
+    places = 23 if real == torch.float32 else 52
+    above = math.isqrt(math.isqrt(1 << 4 * places + rest)) + 1
+    return math.ldexp(above, octave - places)
 
 
 # --- bits of floats --------------------------------------------------------------------------------------
@@ -308,4 +308,6 @@ def _float_numbers(form: Float, codes: torch.Tensor) -> torch.Tensor:
     if form.specials is not form.specials.IEEE and form.nan_code is not None:
         number = torch.where(codes == form.nan_code, math.nan, number)
     negative = (codes & sign_bit) != 0
+    if not form.specials.negative_zero:  # without subnormals there are several codes of zero
+        negative &= number != 0
     return torch.where(negative & ~number.isnan(), -number, number).to(torch.float32)
