@@ -303,7 +303,8 @@ class Block(Format):
 
 
 def _floor_log2(x: float) -> int:
-    return math.frexp(x)[1] - 1
+    # what "even" rounds beyond the largest float32 has its next exponent
+    return math.frexp(x)[1] - 1 if math.isfinite(x) else 128
 
 
 def _ceil_log2(x: float) -> int:

@@ -47,7 +47,7 @@ def block_scales(form: Block, largest: torch.Tensor) -> torch.Tensor:
         exponent = _ceil_log2(largest) - emax
     elif form.rule is ScaleRule.EVEN:
         bits = largest.view(torch.int32) + (1 << 23 - form.mantissa - 1)
-        exponent = twin.exponent_of(bits.view(torch.float32)) - emax
+        exponent = twin.exponent_of(bits.view(torch.float32)).clamp(max=128) - emax
     else:
         exponent = twin.exponent_of(largest) - emax
     exponent = exponent.clamp(form.scale.emin, form.scale.max_exponent)

@@ -255,7 +255,8 @@ def _twin(
         number, scales = block_twin.numbers(form, x, axis, outer, rounding, overflow, key, bits)
         result = block_twin.values(form, number, scales, axis, outer)
         total = block_twin.total_scales(form, scales, outer).repeat_interleave(form.size, dim=axis)
-        q = x / total.narrow(axis, 0, x.shape[axis])
+        total = total.narrow(axis, 0, x.shape[axis])
+        q = torch.where(total == 0, 0.0, x / total)
     else:
         step = form.scale_or_default(scale)
         result = twin.numbers(form, x, scale, rounding, overflow, key, zero_point, bits)

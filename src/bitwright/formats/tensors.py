@@ -12,6 +12,7 @@ from bitwright.formats.block import Block
 from bitwright.formats.number import Format, describe_codes
 from bitwright.formats.random import Key, key_tensor
 from bitwright.formats.rounding import RANDOM_BITS, Overflow, Rounding
+from bitwright.formats.uniform import Uniform
 
 
 def quantize(
@@ -35,7 +36,7 @@ def quantize(
         overflow,
         None if key is None else key_tensor(key),
         RANDOM_BITS if key is None else key.bits,
-        _zero_points(form, zero_point, x.device),
+        _zero_points(form, zero_point, x.device, overflow),
         out=out,
     )
     return values
@@ -52,7 +53,7 @@ def encode(
 ) -> torch.Tensor:
     """Codes, in the smallest integer type that holds every code of the format."""
     check_input(form, x)
-    shift = _zero_points(form, zero_point, x.device)
+    shift = _zero_points(form, zero_point, x.device, overflow)
     codes = twin.codes_of(form, twin.numbers(form, x, scale, rounding, overflow, key, shift))
     return (codes if shift is None else codes + shift).to(twin.code_type(form))
 
@@ -154,11 +155,11 @@ def check_codes(form: Format, codes: torch.Tensor) -> torch.Tensor:
         hole = (set(range(form.code_min, form.code_max + 1)) - set(form.codes())).pop()
         bad |= codes == hole
     if bad.any():
-        index = tuple(bad.nonzero()[0].tolist()) if bad.dim() else ()
+        index = tuple(bad.nonzero()[0].tolist())
         raise InvalidValueError(
             f"codes of {form} are {describe_codes(form)}",
             got=codes[index].item(),
-            where=f"index {index}" if index else None,
+            where=f"index {index}",
         )
     return codes
 
@@ -182,10 +183,20 @@ def _scale_tensor(form: Format, scale: Any, device: torch.device) -> torch.Tenso
     return torch.as_tensor(form.scale_or_default(scale), dtype=torch.float32, device=device)
 
 
-def _zero_points(form: Format, zero_point: Any, device: torch.device) -> torch.Tensor | None:
-    """Zero points as a tensor; each is a code of the format."""
+def _zero_points(
+    form: Format, zero_point: Any, device: torch.device, overflow: Overflow = Overflow.SATURATE
+) -> torch.Tensor | None:
+    """Zero points as a tensor; each is a code that `overflow` leaves."""
     if zero_point is None:
         return None
-    zero_points = torch.as_tensor(zero_point, dtype=torch.int64, device=device)
-    check_codes(form, zero_points)
+    assert isinstance(form, Uniform)  # others have refused a zero point
+    zero_points = torch.as_tensor(zero_point, device=device)
+    if zero_points.is_floating_point() or zero_points.dtype == torch.bool:
+        raise InvalidTypeError("zero points are integers", got=zero_points.dtype, where=str(form))
+    low, high = form.limits(overflow)
+    bad = (zero_points < low) | (zero_points > high)
+    if bad.any():
+        raise InvalidValueError(
+            f"a zero point of {form} lies between {low} and {high}", got=zero_points[bad][0].item()
+        )
     return zero_points.to(torch.int32)

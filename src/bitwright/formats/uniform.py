@@ -39,11 +39,11 @@ class Uniform(Format):
     def shifted_code(
         self, q: np.floating, rounding: Rounding, overflow: Overflow, draw: Draw | None, zero_point: int
     ) -> int:
-        if not self.code_min <= zero_point <= self.code_max:
-            raise InvalidValueError(f"a zero point is a code of {self}", got=zero_point)
         low, high = self.limits(overflow)
+        if not low <= zero_point <= high:
+            raise InvalidValueError(f"a zero point of {self} lies between {low} and {high}", got=zero_point)
         if np.isnan(q):
-            return min(max(zero_point, low), high)
+            return zero_point
         if np.isinf(q):
             return high if q > 0 else low
         code = round_scalar(q, rounding, draw) + zero_point
