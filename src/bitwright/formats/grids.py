@@ -40,7 +40,7 @@ def grid_of(form: Format, overflow: Overflow) -> Grid | None:
     if isinstance(form, Uniform):
         low, high = form.limits(overflow)
         return Grid(GridKind.UNIFORM, float(low), float(high), wrap=overflow is Overflow.WRAP)
-    if isinstance(form, Float) and form.zero:
+    if isinstance(form, Float) and form.zero and form.emin >= -127:
         return Grid(
             GridKind.FLOATING,
             mantissa_bits=form.mantissa,
