@@ -53,13 +53,22 @@ class BlockScales {
     const Floating<V, Rounding::nearest_even> grid_;
 };
 
+template <typename V>
+void report_largest(typename V::F largest, Statistics& statistics) {
+    float& max_abs = statistics.max_abs[0];
+    const float seen = __builtin_bit_cast(float, V::reduce_max(V::bits(largest)));  // none negative
+    if (seen > max_abs) max_abs = seen;
+}
+
 // inner = 1: blocks are stretches of memory; units are blocks.
 template <typename V, typename G>
 void contiguous_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statistics& statistics) {
     using F = typename V::F;
     constexpr int64_t kLanes = V::kLanes;
     Walk<V, G> walk(args);
+    Draws<V> draws(args.random);
     const BlockScales<V> scales(args);
+    F largest = V::all(0.0F);
     const int64_t per_row = (args.length + args.block - 1) / args.block;
     int64_t j = begin % per_row, at = begin / per_row * args.length + j * args.block;
     for (int64_t first = begin; first < end; first += kLanes) {
@@ -72,16 +81,16 @@ void contiguous_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statis
             const int64_t stop =
                 last ? at + args.length - (per_row - 1) * args.block : at + args.block;
             if (last) j = 0;
-            F acc = V::all(0.0F);
+            auto acc = V::all_int(kNothing);
             for (; at + kLanes <= stop; at += kLanes) {
                 acc = max_finite<V>(acc, V::load(args.input + at));
             }
             if (at < stop) acc = max_finite<V>(acc, load_live<V>(args.input + at, stop - at));
-            max_abs[b] = V::reduce_max(acc);
+            max_abs[b] = magnitude_of(V::reduce_max(acc));
             start[b + 1] = at = stop;
         }
         const F seen = V::load(max_abs);
-        walk.max_abs = V::max(walk.max_abs, seen);
+        largest = V::max(largest, seen);
         const F own_scales = scales(seen);
         V::store(own, own_scales);
         V::store(whole, scales.whole(own_scales));
@@ -93,12 +102,11 @@ void contiguous_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statis
             }
             const Divisor<V> divide(whole[b]);
             const F out_scale = args.scaled ? divide.s : V::all(1.0F);
-            walk.template span<false>(start[b], start[b + 1], divide, out_scale, args.stream);
+            walk.template span<false>(args, start[b], start[b + 1], divide, out_scale, draws);
         }
     }
     if (args.stream) V::fence();
-    const float seen = V::reduce_max(walk.max_abs);
-    if (seen > statistics.max_abs[0]) statistics.max_abs[0] = seen;
+    report_largest<V>(largest, statistics);
     walk.report(statistics);
 }
 
@@ -108,7 +116,9 @@ void strided_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statistic
     using F = typename V::F;
     constexpr int64_t kLanes = V::kLanes, kVectors = kStretch / kLanes;
     Walk<V, G> walk(args);
+    Draws<V> draws(args.random);
     const BlockScales<V> scales(args);
+    F largest = V::all(0.0F);
     const int64_t per_row = (args.length + args.block - 1) / args.block;
     const int64_t stretches = (args.inner + kStretch - 1) / kStretch;
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -119,18 +129,22 @@ void strided_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statistic
         const int64_t stop = row + (left < args.block ? left : args.block);
         const int64_t columns = args.inner - column < kStretch ? args.inner - column : kStretch;
 
-        alignas(64) float max_abs[kStretch] = {}, own[kStretch], whole[kStretch];
+        alignas(64) int32_t max_abs[kStretch];
+        alignas(64) float own[kStretch], whole[kStretch];
+        for (int32_t& acc : max_abs) acc = kNothing;
         for (int64_t r = row; r < stop; ++r) {
             const float* x = args.input + r * args.inner + column;
             for (int64_t c = 0; c < columns; c += kLanes) {
                 const int64_t n = columns - c < kLanes ? columns - c : kLanes;
-                V::store(max_abs + c, max_finite<V>(V::load(max_abs + c), load_live<V>(x + c, n)));
+                const auto acc = V::load_int(max_abs + c);
+                V::store_int(max_abs + c, max_finite<V>(acc, load_live<V>(x + c, n)));
             }
         }
         bool exact = true, zeros = false;
         for (int64_t v = 0; v < kVectors; ++v) {
-            const F seen = V::load(max_abs + v * kLanes);
-            walk.max_abs = V::max(walk.max_abs, seen);
+            const auto acc = V::load_int(max_abs + v * kLanes);
+            const F seen = V::floats(V::sub_int(acc, V::all_int(kNothing)));
+            largest = V::max(largest, seen);
             const F own_scales = scales(seen);
             V::store(own + v * kLanes, own_scales);
             V::store(whole + v * kLanes, scales.whole(own_scales));
@@ -151,13 +165,12 @@ void strided_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statistic
                 F x = load_live<V>(args.input + i, n);
                 // a NaN counts nowhere, and its output is not kept
                 if (zeros) x = V::blend(nonzero, x, V::all(__builtin_nanf("")));
-                const F out = walk.template quantize<false>(x, i, divide, out_scale);
+                const F out = walk.template quantize<false>(x, i, divide, out_scale, draws);
                 store_live<V>(args.output + i, zeros ? V::keep(nonzero, out) : out, n);
             }
         }
     }
-    const float seen = V::reduce_max(walk.max_abs);
-    if (seen > statistics.max_abs[0]) statistics.max_abs[0] = seen;
+    report_largest<V>(largest, statistics);
     walk.report(statistics);
 }
 
