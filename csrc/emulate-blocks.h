@@ -50,7 +50,7 @@ class BlockScales {
   private:
     const BlockArgs& args_;
     const int32_t emax_;
-    const Floating<V, Rounding::nearest_even> grid_;
+    const Floating<V, Rounding::nearest_even, false> grid_;
 };
 
 template <typename V>
@@ -59,6 +59,8 @@ void report_largest(typename V::F largest, Statistics& statistics) {
     const float seen = __builtin_bit_cast(float, V::reduce_max(V::bits(largest)));  // none negative
     if (seen > max_abs) max_abs = seen;
 }
+
+constexpr int64_t kAhead = 1024;  // elements, while the second look at a group keeps memory idle
 
 // inner = 1: blocks are stretches of memory; units are blocks.
 template <typename V, typename G>
@@ -83,6 +85,7 @@ void contiguous_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statis
             if (last) j = 0;
             auto acc = V::all_int(kNothing);
             for (; at + kLanes <= stop; at += kLanes) {
+                __builtin_prefetch(args.input + at + kAhead);
                 acc = max_finite<V>(acc, V::load(args.input + at));
             }
             if (at < stop) acc = max_finite<V>(acc, load_live<V>(args.input + at, stop - at));
@@ -100,7 +103,7 @@ void contiguous_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statis
                 for (int64_t i = start[b]; i < start[b + 1]; ++i) args.output[i] = 0.0F;
                 continue;
             }
-            const Divisor<V> divide(whole[b]);
+            const auto divide = Divisor<V>::of(whole[b]);
             const F out_scale = args.scaled ? divide.s : V::all(1.0F);
             walk.template span<false>(args, start[b], start[b + 1], divide, out_scale, draws);
         }
@@ -130,7 +133,7 @@ void strided_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statistic
         const int64_t columns = args.inner - column < kStretch ? args.inner - column : kStretch;
 
         alignas(64) int32_t max_abs[kStretch];
-        alignas(64) float own[kStretch], whole[kStretch];
+        alignas(64) float own[kStretch], whole[kStretch] = {}, reciprocal[kStretch] = {};
         for (int32_t& acc : max_abs) acc = kNothing;
         for (int64_t r = row; r < stop; ++r) {
             const float* x = args.input + r * args.inner + column;
@@ -152,24 +155,27 @@ void strided_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statistic
         for (int64_t c = 0; c < columns; ++c) {
             if (args.block_scales) args.block_scales[block * args.inner + column + c] = own[c];
             exact &= has_exact_reciprocal(whole[c]);
+            reciprocal[c] = 1.0F / whole[c];
             zeros |= whole[c] == 0.0F;
         }
-        for (int64_t c = 0; c < columns; c += kLanes) {
-            const int64_t n = columns - c < kLanes ? columns - c : kLanes;
-            const F s = V::load(whole + c);
-            const Divisor<V> divide(s, exact);
-            const F out_scale = args.scaled ? s : V::all(1.0F);
-            const auto nonzero = V::gt(s, V::all(0.0F));
-            for (int64_t r = row; r < stop; ++r) {
-                const int64_t i = r * args.inner + column + c;
-                F x = load_live<V>(args.input + i, n);
+        for (int64_t r = row; r < stop; ++r) {
+            const int64_t start = r * args.inner + column;
+            for (int64_t c = 0; c < columns; c += kLanes) {
+                const int64_t n = columns - c < kLanes ? columns - c : kLanes;
+                const F s = V::load(whole + c);
+                const Divisor<V> divide{s, V::load(reciprocal + c), exact};
+                const F out_scale = args.scaled ? s : V::all(1.0F);
+                const auto nonzero = V::gt(s, V::all(0.0F));
+                F x = load_live<V>(args.input + start + c, n);
                 // a NaN counts nowhere, and its output is not kept
                 if (zeros) x = V::blend(nonzero, x, V::all(__builtin_nanf("")));
-                const F out = walk.template quantize<false>(x, i, divide, out_scale, draws);
-                store_live<V>(args.output + i, zeros ? V::keep(nonzero, out) : out, n);
+                F out = walk.template quantize<false>(x, start + c, divide, out_scale, draws);
+                if (zeros) out = V::keep(nonzero, out);
+                put<V>(args.output + start + c, out, n, args.stream);
             }
         }
     }
+    if (args.stream) V::fence();
     report_largest<V>(largest, statistics);
     walk.report(statistics);
 }

@@ -40,6 +40,15 @@ typename V::F scale_by(typename V::F x, typename V::I k) {
     return V::mul(V::mul(x, V::floats(first)), V::floats(second));
 }
 
+// On bits: compilers repeat comparisons of floats in loops rather than keep a flag.
+inline bool same(float a, float b) {
+    return __builtin_bit_cast(int32_t, a) == __builtin_bit_cast(int32_t, b);
+}
+
+inline bool is_nan(float x) {
+    return (__builtin_bit_cast(int32_t, x) & INT32_MAX) > kExponentBits;
+}
+
 // x / 2 rounded toward zero: 2q > x if and only if q > half_below(x), also for subnormal x.
 inline float half_below(float x) {
     const float half = x * 0.5F;
@@ -177,8 +186,14 @@ class Magnitudes {
     F sign_bit_;
 };
 
+// Whether a floating grid is one of the usual kind, whose loop needs none of the rarer cases.
+inline bool is_plain(const Grid& grid) {
+    return grid.mantissa_bits >= 1 && grid.emin <= 0 && grid.emin - grid.mantissa_bits >= -126 &&
+           grid.subnormals != 0 && grid.is_unsigned == 0;
+}
+
 // Binary floating point with subnormals (or without), and a stated fate of what lies beyond max.
-template <typename V, Rounding R>
+template <typename V, Rounding R, bool plain>
 class Floating : public Magnitudes<V> {
     using F = typename V::F;
     using I = typename V::I;
@@ -195,25 +210,25 @@ class Floating : public Magnitudes<V> {
           one_step_(grid.mantissa_bits >= 1 && grid.emin - grid.mantissa_bits >= -126 &&
                     grid.emin <= 126),
           subnormals_(grid.subnormals != 0),
-          saturates_(R == Rounding::toward_zero || grid.beyond == grid.max),
-          nan_results_(grid.beyond != grid.beyond),
+          saturates_(R == Rounding::toward_zero || same(grid.beyond, grid.max)),
+          nan_results_(is_nan(grid.beyond)),
           smallest_normal_(scale_by<V>(V::all(1.0F), V::all_int(grid.emin))),
           beyond_(V::all(grid.beyond)),
           at_infinity_(V::all(grid.at_infinity)),
-          at_nan_(grid.at_nan != grid.at_nan ? quiet_nan() : V::all(0.0F)),
+          at_nan_(is_nan(grid.at_nan) ? quiet_nan() : V::all(0.0F)),
           zero_(V::all(grid.negative_zero != 0 ? -0.0F : 0.0F)) {}
 
     [[gnu::always_inline]] F operator()(F q, F draw) const {
-        const F u = this->magnitude(q);
+        const F u = plain ? abs<V>(q) : this->magnitude(q);
         const I emin_bits = V::all_int((emin_ + kBias) * (1 << 23));
         // 2^E in float32's exponent field, E that of u, at least emin
         const I field = V::max_int(V::and_int(V::bits(u), V::all_int(kExponentBits)), emin_bits);
         I mantissa = V::all_int(mantissa_);  // m, or 0 where there are no subnormals
-        if (!subnormals_) {
+        if (!plain && !subnormals_) {
             mantissa = V::blend_int(V::lt(u, smallest_normal_), V::all_int(0), mantissa);
         }
-        F number = one_step_ ? in_one_step(u, q, draw, field, mantissa)
-                             : in_two_steps(u, q, draw, field, mantissa);
+        F number = plain || one_step_ ? in_one_step(u, q, draw, field, mantissa)
+                                      : in_two_steps(u, q, draw, field, mantissa);
         number = saturates_ ? V::min(number, this->max_)
                             : V::blend(V::gt(number, this->max_), beyond(q), number);
         number = this->with_sign(number, q);
@@ -260,7 +275,7 @@ class Floating : public Magnitudes<V> {
     // Where the smallest normal lies above 1, t can underflow: a u > 0 stays above 0, which is all
     // that any rounding asks of so small a t.
     F positive(F t, F u) const {
-        return emin_ > 0 ? V::max(t, V::min(u, V::floats(V::all_int(1)))) : t;
+        return !plain && emin_ > 0 ? V::max(t, V::min(u, V::floats(V::all_int(1)))) : t;
     }
 
     // A finite q beyond max that is rounded toward zero stays at max.

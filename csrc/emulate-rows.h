@@ -24,12 +24,9 @@ struct Divisor {
     F s, reciprocal;
     bool exact;
 
-    explicit Divisor(float scale)
-        : s(V::all(scale)), reciprocal(V::all(1.0F / scale)), exact(has_exact_reciprocal(scale)) {}
-    Divisor(F scales, bool all_exact)
-        : s(scales),
-          reciprocal(all_exact ? V::div(V::all(1.0F), scales) : scales),
-          exact(all_exact) {}
+    static Divisor of(float scale) {
+        return {V::all(scale), V::all(1.0F / scale), has_exact_reciprocal(scale)};
+    }
 
     F operator()(F x) const { return exact ? V::mul(x, reciprocal) : V::div(x, s); }
 };
@@ -60,6 +57,15 @@ void store_live(float* p, typename V::F x, int64_t n) {
         V::store(p, x);
     } else {
         V::store_some(p, x, n);
+    }
+}
+
+template <typename V>
+void put(float* p, typename V::F x, int64_t n, bool stream) {
+    if (stream && n == V::kLanes && reinterpret_cast<uintptr_t>(p) % (4 * V::kLanes) == 0) {
+        V::stream(p, x);
+    } else {
+        store_live<V>(p, x, n);
     }
 }
 
@@ -130,7 +136,7 @@ void rows(const EmulateArgs& args, int64_t begin, int64_t end, Statistics& stati
         const int64_t row = i / args.row;
         const int64_t channel = row % args.channels;
         const int64_t stop = (row + 1) * args.row < end ? (row + 1) * args.row : end;
-        const Divisor<V> divide(args.scales[channel]);
+        const auto divide = Divisor<V>::of(args.scales[channel]);
         const F out_scale = args.scaled ? divide.s : V::all(1.0F);
         if (args.zero_points) walk.grid.shift(V::all_int(args.zero_points[channel]));
         walk.max_abs = V::all_int(kNothing);
@@ -165,13 +171,14 @@ void lanes(const EmulateArgs& args, int64_t begin, int64_t end, Statistics& stat
         walk.max_abs = V::add_int(V::bits(before), V::all_int(kNothing));
         const F x = load_live<V>(args.input + i, n);
         const F out_scale = args.scaled ? s : V::all(1.0F);
-        const F out = walk.template quantize<true>(x, i, Divisor<V>(s, false), out_scale, draws);
-        store_live<V>(args.output + i, out, n);
+        const F out = walk.template quantize<true>(x, i, Divisor<V>{s, s, false}, out_scale, draws);
+        put<V>(args.output + i, out, n, args.stream);
         const auto seen = V::sub_int(walk.max_abs, V::all_int(kNothing));
         store_live<V>(max_abs, V::floats(seen), n);
         i += n;
         c = c + n == args.channels ? 0 : c + n;
     }
+    if (args.stream) V::fence();
     walk.report(statistics);
 }
 
@@ -182,7 +189,7 @@ void gate_rows(const GateArgs& args, int64_t begin, int64_t end) {
         const int64_t row = i / args.row;
         const int64_t channel = row % args.channels;
         const int64_t stop = (row + 1) * args.row < end ? (row + 1) * args.row : end;
-        const Divisor<V> divide(args.scales[channel]);
+        const auto divide = Divisor<V>::of(args.scales[channel]);
         const int32_t zero = args.zero_points ? args.zero_points[channel] : 0;
         const F low = V::all(args.low - static_cast<float>(zero));
         const F high = V::all(args.high - static_cast<float>(zero));

@@ -110,13 +110,13 @@ struct Statistics {
 
 // Elements [begin, end) of the row-major order.
 using EmulateKernel = void (*)(const EmulateArgs&, int64_t begin, int64_t end, Statistics&);
-// Units [begin, end): blocks where inner = 1, else blocks times stretches of 64 columns.
+// Units [begin, end): blocks where inner = 1, else blocks times stretches of kStretch columns.
 using BlockKernel = void (*)(const BlockArgs&, int64_t begin, int64_t end, Statistics&);
 using GateKernel = void (*)(const GateArgs&, int64_t begin, int64_t end);
 // The sum of |x| over `size` elements, in double, in an order that no instruction set changes.
 using AbsSumKernel = double (*)(const float* input, int64_t size);
 
-inline constexpr int64_t kStretch = 64;  // columns that strided blocks take at once
+inline constexpr int64_t kStretch = 256;  // columns that strided blocks take at once
 
 struct EmulateTable {
     const char* isa;
