@@ -50,8 +50,17 @@ class BlockScales {
   private:
     const BlockArgs& args_;
     const int32_t emax_;
-    const Floating<V, Rounding::nearest_even> grid_;
+    const Floating<V, Rounding::nearest_even, false> grid_;
 };
+
+template <typename V>
+void report_largest(typename V::F largest, Statistics& statistics) {
+    float& max_abs = statistics.max_abs[0];
+    const float seen = __builtin_bit_cast(float, V::reduce_max(V::bits(largest)));  // none negative
+    if (seen > max_abs) max_abs = seen;
+}
+
+constexpr int64_t kAhead = 1024;  // elements, while the second look at a group keeps memory idle
 
 // inner = 1: blocks are stretches of memory; units are blocks.
 template <typename V, typename G>
@@ -59,7 +68,9 @@ void contiguous_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statis
     using F = typename V::F;
     constexpr int64_t kLanes = V::kLanes;
     Walk<V, G> walk(args);
+    Draws<V> draws(args.random);
     const BlockScales<V> scales(args);
+    F largest = V::all(0.0F);
     const int64_t per_row = (args.length + args.block - 1) / args.block;
     int64_t j = begin % per_row, at = begin / per_row * args.length + j * args.block;
     for (int64_t first = begin; first < end; first += kLanes) {
@@ -72,16 +83,17 @@ void contiguous_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statis
             const int64_t stop =
                 last ? at + args.length - (per_row - 1) * args.block : at + args.block;
             if (last) j = 0;
-            F acc = V::all(0.0F);
+            auto acc = V::all_int(kNothing);
             for (; at + kLanes <= stop; at += kLanes) {
+                __builtin_prefetch(args.input + at + kAhead);
                 acc = max_finite<V>(acc, V::load(args.input + at));
             }
             if (at < stop) acc = max_finite<V>(acc, load_live<V>(args.input + at, stop - at));
-            max_abs[b] = V::reduce_max(acc);
+            max_abs[b] = magnitude_of(V::reduce_max(acc));
             start[b + 1] = at = stop;
         }
         const F seen = V::load(max_abs);
-        walk.max_abs = V::max(walk.max_abs, seen);
+        largest = V::max(largest, seen);
         const F own_scales = scales(seen);
         V::store(own, own_scales);
         V::store(whole, scales.whole(own_scales));
@@ -91,14 +103,13 @@ void contiguous_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statis
                 for (int64_t i = start[b]; i < start[b + 1]; ++i) args.output[i] = 0.0F;
                 continue;
             }
-            const Divisor<V> divide(whole[b]);
+            const auto divide = Divisor<V>::of(whole[b]);
             const F out_scale = args.scaled ? divide.s : V::all(1.0F);
-            walk.template span<false>(start[b], start[b + 1], divide, out_scale, args.stream);
+            walk.template span<false>(args, start[b], start[b + 1], divide, out_scale, draws);
         }
     }
     if (args.stream) V::fence();
-    const float seen = V::reduce_max(walk.max_abs);
-    if (seen > statistics.max_abs[0]) statistics.max_abs[0] = seen;
+    report_largest<V>(largest, statistics);
     walk.report(statistics);
 }
 
@@ -108,7 +119,9 @@ void strided_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statistic
     using F = typename V::F;
     constexpr int64_t kLanes = V::kLanes, kVectors = kStretch / kLanes;
     Walk<V, G> walk(args);
+    Draws<V> draws(args.random);
     const BlockScales<V> scales(args);
+    F largest = V::all(0.0F);
     const int64_t per_row = (args.length + args.block - 1) / args.block;
     const int64_t stretches = (args.inner + kStretch - 1) / kStretch;
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -119,18 +132,22 @@ void strided_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statistic
         const int64_t stop = row + (left < args.block ? left : args.block);
         const int64_t columns = args.inner - column < kStretch ? args.inner - column : kStretch;
 
-        alignas(64) float max_abs[kStretch] = {}, own[kStretch], whole[kStretch];
+        alignas(64) int32_t max_abs[kStretch];
+        alignas(64) float own[kStretch], whole[kStretch] = {}, reciprocal[kStretch] = {};
+        for (int32_t& acc : max_abs) acc = kNothing;
         for (int64_t r = row; r < stop; ++r) {
             const float* x = args.input + r * args.inner + column;
             for (int64_t c = 0; c < columns; c += kLanes) {
                 const int64_t n = columns - c < kLanes ? columns - c : kLanes;
-                V::store(max_abs + c, max_finite<V>(V::load(max_abs + c), load_live<V>(x + c, n)));
+                const auto acc = V::load_int(max_abs + c);
+                V::store_int(max_abs + c, max_finite<V>(acc, load_live<V>(x + c, n)));
             }
         }
         bool exact = true, zeros = false;
         for (int64_t v = 0; v < kVectors; ++v) {
-            const F seen = V::load(max_abs + v * kLanes);
-            walk.max_abs = V::max(walk.max_abs, seen);
+            const auto acc = V::load_int(max_abs + v * kLanes);
+            const F seen = V::floats(V::sub_int(acc, V::all_int(kNothing)));
+            largest = V::max(largest, seen);
             const F own_scales = scales(seen);
             V::store(own + v * kLanes, own_scales);
             V::store(whole + v * kLanes, scales.whole(own_scales));
@@ -138,26 +155,28 @@ void strided_blocks(const BlockArgs& args, int64_t begin, int64_t end, Statistic
         for (int64_t c = 0; c < columns; ++c) {
             if (args.block_scales) args.block_scales[block * args.inner + column + c] = own[c];
             exact &= has_exact_reciprocal(whole[c]);
+            reciprocal[c] = 1.0F / whole[c];
             zeros |= whole[c] == 0.0F;
         }
-        for (int64_t c = 0; c < columns; c += kLanes) {
-            const int64_t n = columns - c < kLanes ? columns - c : kLanes;
-            const F s = V::load(whole + c);
-            const Divisor<V> divide(s, exact);
-            const F out_scale = args.scaled ? s : V::all(1.0F);
-            const auto nonzero = V::gt(s, V::all(0.0F));
-            for (int64_t r = row; r < stop; ++r) {
-                const int64_t i = r * args.inner + column + c;
-                F x = load_live<V>(args.input + i, n);
+        for (int64_t r = row; r < stop; ++r) {
+            const int64_t start = r * args.inner + column;
+            for (int64_t c = 0; c < columns; c += kLanes) {
+                const int64_t n = columns - c < kLanes ? columns - c : kLanes;
+                const F s = V::load(whole + c);
+                const Divisor<V> divide{s, V::load(reciprocal + c), exact};
+                const F out_scale = args.scaled ? s : V::all(1.0F);
+                const auto nonzero = V::gt(s, V::all(0.0F));
+                F x = load_live<V>(args.input + start + c, n);
                 // a NaN counts nowhere, and its output is not kept
                 if (zeros) x = V::blend(nonzero, x, V::all(__builtin_nanf("")));
-                const F out = walk.template quantize<false>(x, i, divide, out_scale);
-                store_live<V>(args.output + i, zeros ? V::keep(nonzero, out) : out, n);
+                F out = walk.template quantize<false>(x, start + c, divide, out_scale, draws);
+                if (zeros) out = V::keep(nonzero, out);
+                put<V>(args.output + start + c, out, n, args.stream);
             }
         }
     }
-    const float seen = V::reduce_max(walk.max_abs);
-    if (seen > statistics.max_abs[0]) statistics.max_abs[0] = seen;
+    if (args.stream) V::fence();
+    report_largest<V>(largest, statistics);
     walk.report(statistics);
 }
 

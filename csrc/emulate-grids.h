@@ -1,5 +1,6 @@
-// Grids: q to the number that a format holds, for one vector V of an instruction set. Each grid
-// also counts which q, and which 2q, lie outside its range.
+// Grids: q to the number that a format holds, for one vector V of an instruction set. A zero may
+// come with either sign: number + zero() has the right one. Each grid also counts which q, and
+// which 2q, lie outside its range.
 #pragma once
 
 #include <cstdint>
@@ -39,6 +40,15 @@ typename V::F scale_by(typename V::F x, typename V::I k) {
     return V::mul(V::mul(x, V::floats(first)), V::floats(second));
 }
 
+// On bits: compilers repeat comparisons of floats in loops rather than keep a flag.
+inline bool same(float a, float b) {
+    return __builtin_bit_cast(int32_t, a) == __builtin_bit_cast(int32_t, b);
+}
+
+inline bool is_nan(float x) {
+    return (__builtin_bit_cast(int32_t, x) & INT32_MAX) > kExponentBits;
+}
+
 // x / 2 rounded toward zero: 2q > x if and only if q > half_below(x), also for subnormal x.
 inline float half_below(float x) {
     const float half = x * 0.5F;
@@ -59,7 +69,7 @@ typename V::M draws_up(typename V::F draw, typename V::F fraction, float two_to_
 
 template <typename V>
 typename V::F up_where(typename V::F below, typename V::M up) {
-    return V::add(below, V::keep(up, V::all(1.0F)));
+    return V::add_where(up, below, V::all(1.0F));
 }
 
 // t to an integer. For magnitudes (t >= 0 of a number with the sign of q), floor and ceil are
@@ -114,26 +124,29 @@ class Uniform {
         half_high_ = V::mul(high_, V::all(0.5F));
     }
 
-    void count(F q, Counters<V>& counters) const {
-        counters.over = V::count(counters.over, V::lt_or_gt(q, low_, high_));
-        counters.over_half = V::count(counters.over_half, V::lt_or_gt(q, half_low_, half_high_));
+    [[gnu::always_inline]] void count(F q, Counters<V>& counters) const {
+        const F half = V::min(V::max(q, half_low_), half_high_);
+        counters.over = V::count(counters.over, V::ne(clip(q), q));
+        counters.over_half = V::count(counters.over_half, V::ne(half, q));
     }
 
-    F operator()(F q, F draw) const {
-        F r = round<V, R, false>(V::keep(V::ordered(q), q), q, draw, two_to_bits_);
-        if constexpr (wrap) {
-            // exact: r and the range are integers, the range a power of two
-            const F period = V::all(range_);
-            const F turns = V::floor(V::div(r, period));
-            const F wrapped = V::sub(r, V::mul(turns, period));
-            const F folded = V::sub(wrapped, V::keep(V::gt(wrapped, high_), period));
-            r = V::blend(V::lt(abs<V>(r), infinity<V>()), folded, r);
-        }
-        r = V::min(V::max(r, low_), high_);
-        return V::add(r, V::all(0.0F));  // no negative zero
+    [[gnu::always_inline]] F operator()(F q, F draw) const {
+        const F known = V::keep(V::ordered(q), q);
+        // clipping first gives the same: the limits are integers
+        if constexpr (!wrap) return round<V, R, false>(clip(known), q, draw, two_to_bits_);
+        const F r = round<V, R, false>(known, q, draw, two_to_bits_);
+        // exact: r and the range are integers, the range a power of two
+        const F period = V::all(range_);
+        const F wrapped = V::sub(r, V::mul(V::floor(V::div(r, period)), period));
+        const F folded = V::sub(wrapped, V::keep(V::gt(wrapped, high_), period));
+        return V::blend(V::lt(abs<V>(r), infinity<V>()), folded, clip(r));
     }
+
+    F zero() const { return V::all(0.0F); }
 
   private:
+    F clip(F x) const { return V::min(V::max(x, low_), high_); }
+
     float two_to_bits_, range_;
     F low_limit_, high_limit_, low_, high_, half_low_, half_high_;
 };
@@ -147,7 +160,7 @@ class Magnitudes {
   public:
     void shift(I) {}  // no zero points
 
-    void count(F q, Counters<V>& counters) const {
+    [[gnu::always_inline]] void count(F q, Counters<V>& counters) const {
         const F u = abs<V>(q);
         counters.over = V::count(counters.over, V::gt(u, max_));
         counters.over_half = V::count(counters.over_half, V::gt(u, half_max_));
@@ -166,15 +179,21 @@ class Magnitudes {
         return is_unsigned_ ? V::blend(V::lt(q, V::all(0.0F)), V::all(0.0F), u) : u;
     }
 
-    F with_sign(F u, F q) const { return V::bit_or(u, V::bit_and(q, sign_bit_)); }
+    F with_sign(F u, F q) const { return V::or_masked(u, q, sign_bit_); }
 
     F max_, half_max_;
     bool is_unsigned_;
     F sign_bit_;
 };
 
+// Whether a floating grid is one of the usual kind, whose loop needs none of the rarer cases.
+inline bool is_plain(const Grid& grid) {
+    return grid.mantissa_bits >= 1 && grid.emin <= 0 && grid.emin - grid.mantissa_bits >= -126 &&
+           grid.subnormals != 0 && grid.is_unsigned == 0;
+}
+
 // Binary floating point with subnormals (or without), and a stated fate of what lies beyond max.
-template <typename V, Rounding R>
+template <typename V, Rounding R, bool plain>
 class Floating : public Magnitudes<V> {
     using F = typename V::F;
     using I = typename V::I;
@@ -191,34 +210,49 @@ class Floating : public Magnitudes<V> {
           one_step_(grid.mantissa_bits >= 1 && grid.emin - grid.mantissa_bits >= -126 &&
                     grid.emin <= 126),
           subnormals_(grid.subnormals != 0),
-          nan_results_(grid.beyond != grid.beyond || grid.at_infinity != grid.at_infinity),
+          saturates_(R == Rounding::toward_zero || same(grid.beyond, grid.max)),
+          nan_results_(is_nan(grid.beyond)),
           smallest_normal_(scale_by<V>(V::all(1.0F), V::all_int(grid.emin))),
           beyond_(V::all(grid.beyond)),
           at_infinity_(V::all(grid.at_infinity)),
-          at_nan_(grid.at_nan != grid.at_nan ? quiet_nan() : V::all(0.0F)),
+          at_nan_(is_nan(grid.at_nan) ? quiet_nan() : V::all(0.0F)),
           zero_(V::all(grid.negative_zero != 0 ? -0.0F : 0.0F)) {}
 
-    F operator()(F q, F draw) const {
-        const F u = this->magnitude(q);
+    [[gnu::always_inline]] F operator()(F q, F draw) const {
+        const F u = plain ? abs<V>(q) : this->magnitude(q);
         const I emin_bits = V::all_int((emin_ + kBias) * (1 << 23));
         // 2^E in float32's exponent field, E that of u, at least emin
         const I field = V::max_int(V::and_int(V::bits(u), V::all_int(kExponentBits)), emin_bits);
         I mantissa = V::all_int(mantissa_);  // m, or 0 where there are no subnormals
-        if (!subnormals_) {
+        if (!plain && !subnormals_) {
             mantissa = V::blend_int(V::lt(u, smallest_normal_), V::all_int(0), mantissa);
         }
-        F number = one_step_ ? in_one_step(u, q, draw, field, mantissa)
-                             : in_two_steps(u, q, draw, field, mantissa);
-        number = V::blend(V::gt(number, this->max_), beyond(q), number);
-        number = V::blend(V::eq(u, infinity<V>()), at_infinity_, number);
+        F number = plain || one_step_ ? in_one_step(u, q, draw, field, mantissa)
+                                      : in_two_steps(u, q, draw, field, mantissa);
+        number = saturates_ ? V::min(number, this->max_)
+                            : V::blend(V::gt(number, this->max_), beyond(q), number);
         number = this->with_sign(number, q);
-        if (nan_results_) number = V::blend(V::ordered(number), number, quiet_nan());
-        number = V::blend(V::ordered(q), number, at_nan_);
-        return V::add(number, zero_);  // x + -0 = x; x + 0 = x but for -0 + 0 = 0
+        if (nan_results_) number = without_sign_if_nan(number);
+        const M special = V::gt_int(V::bits(u), V::all_int(kExponentBits - 1));
+        if (V::any(special)) [[unlikely]]
+            number = of_special(number, u, q);
+        return number;
     }
+
+    F zero() const { return zero_; }  // x + -0 = x; x + 0 = x but for -0 + 0 = 0
 
   private:
     static F quiet_nan() { return V::floats(V::all_int(0x7FC00000)); }
+
+    static F without_sign_if_nan(F number) {
+        return V::blend(V::ordered(number), number, quiet_nan());
+    }
+
+    F of_special(F number, F u, F q) const {
+        const F infinite = without_sign_if_nan(this->with_sign(at_infinity_, q));
+        number = V::blend(V::eq(u, infinity<V>()), infinite, number);
+        return V::blend(V::ordered(q), number, at_nan_);
+    }
 
     // 2^(m-E) and 2^(E-m) are normal floats for every E of a finite u.
     F in_one_step(F u, F q, F draw, I field, I mantissa) const {
@@ -241,12 +275,11 @@ class Floating : public Magnitudes<V> {
     // Where the smallest normal lies above 1, t can underflow: a u > 0 stays above 0, which is all
     // that any rounding asks of so small a t.
     F positive(F t, F u) const {
-        return emin_ > 0 ? V::max(t, V::min(u, V::floats(V::all_int(1)))) : t;
+        return !plain && emin_ > 0 ? V::max(t, V::min(u, V::floats(V::all_int(1)))) : t;
     }
 
     // A finite q beyond max that is rounded toward zero stays at max.
     F beyond(F q) const {
-        if constexpr (R == Rounding::toward_zero) return this->max_;
         if constexpr (R == Rounding::floor || R == Rounding::ceil) {
             const M negative = V::lt(q, V::all(0.0F));
             return R == Rounding::floor ? V::blend(negative, beyond_, this->max_)
@@ -257,7 +290,7 @@ class Floating : public Magnitudes<V> {
 
     float two_to_bits_;
     int32_t mantissa_, emin_;
-    bool one_step_, subnormals_, nan_results_;
+    bool one_step_, subnormals_, saturates_, nan_results_;
     F smallest_normal_, beyond_, at_infinity_, at_nan_, zero_;
 };
 
@@ -276,12 +309,14 @@ class Logarithmic : public Magnitudes<V> {
           two_to_bits_(power_of_two(random.bits)),
           last_(V::all_int(grid.fields - 1)) {}
 
-    F operator()(F q, F draw) const {
+    [[gnu::always_inline]] F operator()(F q, F draw) const {
         const F u = V::keep(V::ordered(q), this->magnitude(q));
         const I k = V::min_int(exponent(u, q, draw), last_);
         const F number = V::keep(V::gt_int(k, V::all_int(-1)), power(k));
-        return V::add(this->with_sign(number, q), V::all(0.0F));  // no negative zero
+        return this->with_sign(number, q);
     }
+
+    F zero() const { return V::all(0.0F); }
 
   private:
     // Mantissa fields: of float32(sqrt 2), which is below sqrt 2, and of the smallest floats that
@@ -379,8 +414,9 @@ class Sign {
 
     void shift(I) {}
     void count(F, Counters<V>&) const {}
+    F zero() const { return V::all(0.0F); }
 
-    F operator()(F q, F draw) const {
+    [[gnu::always_inline]] F operator()(F q, F draw) const {
         const F one = V::all(1.0F), minus_one = V::all(-1.0F);
         if constexpr (kStochastic) {
             const F chance = V::add(V::keep(V::ordered(q), q), one);

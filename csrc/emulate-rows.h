@@ -24,20 +24,24 @@ struct Divisor {
     F s, reciprocal;
     bool exact;
 
-    explicit Divisor(float scale)
-        : s(V::all(scale)), reciprocal(V::all(1.0F / scale)), exact(has_exact_reciprocal(scale)) {}
-    Divisor(F scales, bool all_exact)
-        : s(scales),
-          reciprocal(all_exact ? V::div(V::all(1.0F), scales) : scales),
-          exact(all_exact) {}
+    static Divisor of(float scale) {
+        return {V::all(scale), V::all(1.0F / scale), has_exact_reciprocal(scale)};
+    }
 
     F operator()(F x) const { return exact ? V::mul(x, reciprocal) : V::div(x, s); }
 };
 
+// max |x| over the finite x, as an integer: the bits of |x| plus one in the exponent, which makes
+// infinities and NaN negative. kNothing stands for 0.
+constexpr int32_t kNothing = 1 << 23;
+
 template <typename V>
-typename V::F max_finite(typename V::F acc, typename V::F x) {
-    const auto u = abs<V>(x);
-    return V::max_where(V::lt(u, infinity<V>()), acc, u);
+typename V::I max_finite(typename V::I acc, typename V::F x) {
+    return V::max_int(acc, V::add_int(V::bits(abs<V>(x)), V::all_int(kNothing)));
+}
+
+inline float magnitude_of(int32_t acc) {
+    return __builtin_bit_cast(float, acc - kNothing);
 }
 
 // A vector of n <= kLanes elements; absent ones read as NaN, which no statistic counts.
@@ -56,62 +60,65 @@ void store_live(float* p, typename V::F x, int64_t n) {
     }
 }
 
-// One tensor's walk: what the quantisation of consecutive elements needs and counts.
+template <typename V>
+void put(float* p, typename V::F x, int64_t n, bool stream) {
+    if (stream && n == V::kLanes && reinterpret_cast<uintptr_t>(p) % (4 * V::kLanes) == 0) {
+        V::stream(p, x);
+    } else {
+        store_live<V>(p, x, n);
+    }
+}
+
+// What the quantisation of consecutive elements needs and counts. All of it is inlined into the
+// loops, and no address of it escapes: so it stays in registers, past every store of an output.
 template <typename V, typename G>
 struct Walk {
     using F = typename V::F;
 
-    const float* input;
-    float* output;
     G grid;
-    Draws<V> draws;
     Counters<V> counters;
-    F max_abs = V::all(0.0F);
+    typename V::I max_abs = V::all_int(kNothing);
 
     template <typename Args>
-    explicit Walk(const Args& args)
-        : input(args.input),
-          output(args.output),
-          grid(args.grid, args.random),
-          draws(args.random) {}
+    explicit Walk(const Args& args) : grid(args.grid, args.random) {}
 
     // `i` is the row-major index of the first lane.
     template <bool observe>
-    F quantize(F x, int64_t i, const Divisor<V>& divide, F out_scale) {
+    [[gnu::always_inline]] F quantize(F x, int64_t i, const Divisor<V>& divide, F out_scale,
+                                      Draws<V>& draws) {
         if constexpr (observe) max_abs = max_finite<V>(max_abs, x);
         const F q = divide(x);
         grid.count(q, counters);
         F draw{};
         if constexpr (G::kStochastic) draw = draws.at(i);
-        return V::mul(grid(q, draw), out_scale);
-    }
-
-    template <bool observe>
-    void some(int64_t i, int64_t n, const Divisor<V>& divide, F out_scale) {
-        const F x = load_live<V>(input + i, n);
-        store_live<V>(output + i, quantize<observe>(x, i, divide, out_scale), n);
+        return V::add_zero_mul(grid(q, draw), out_scale, grid.zero());
     }
 
     // Elements [i, end) with one scale.
-    template <bool observe>
-    void span(int64_t i, int64_t end, const Divisor<V>& divide, F out_scale, bool stream) {
-        if (stream) {
+    template <bool observe, typename Args>
+    [[gnu::always_inline]] void span(const Args& args, int64_t i, int64_t end,
+                                     const Divisor<V>& divide, F out_scale, Draws<V>& draws) {
+        const float* const input = args.input;
+        float* const output = args.output;
+        const auto some = [&](int64_t n) __attribute__((always_inline)) {
+            const F x = load_live<V>(input + i, n);
+            store_live<V>(output + i, quantize<observe>(x, i, divide, out_scale, draws), n);
+            i += n;
+        };
+        if (args.stream) {
             const auto lanes = static_cast<int64_t>(reinterpret_cast<uintptr_t>(output + i) / 4);
             const int64_t head = -lanes & (V::kLanes - 1);
-            if (head != 0 && i + head <= end) {
-                some<observe>(i, head, divide, out_scale);
-                i += head;
-            }
+            if (head != 0 && i + head <= end) some(head);
             for (; i + V::kLanes <= end; i += V::kLanes) {
                 const F x = V::load(input + i);
-                V::stream(output + i, quantize<observe>(x, i, divide, out_scale));
+                V::stream(output + i, quantize<observe>(x, i, divide, out_scale, draws));
             }
         }
         for (; i + V::kLanes <= end; i += V::kLanes) {
             const F x = V::load(input + i);
-            V::store(output + i, quantize<observe>(x, i, divide, out_scale));
+            V::store(output + i, quantize<observe>(x, i, divide, out_scale, draws));
         }
-        if (i < end) some<observe>(i, end - i, divide, out_scale);
+        if (i < end) some(end - i);
     }
 
     void report(Statistics& statistics) const {
@@ -124,17 +131,18 @@ template <typename V, typename G>
 void rows(const EmulateArgs& args, int64_t begin, int64_t end, Statistics& statistics) {
     using F = typename V::F;
     Walk<V, G> walk(args);
+    Draws<V> draws(args.random);
     for (int64_t i = begin; i < end;) {
         const int64_t row = i / args.row;
         const int64_t channel = row % args.channels;
         const int64_t stop = (row + 1) * args.row < end ? (row + 1) * args.row : end;
-        const Divisor<V> divide(args.scales[channel]);
+        const auto divide = Divisor<V>::of(args.scales[channel]);
         const F out_scale = args.scaled ? divide.s : V::all(1.0F);
         if (args.zero_points) walk.grid.shift(V::all_int(args.zero_points[channel]));
-        walk.max_abs = V::all(0.0F);
-        walk.template span<true>(i, stop, divide, out_scale, args.stream);
+        walk.max_abs = V::all_int(kNothing);
+        walk.template span<true>(args, i, stop, divide, out_scale, draws);
         float& max_abs = statistics.max_abs[channel];
-        const float seen = V::reduce_max(walk.max_abs);
+        const float seen = magnitude_of(V::reduce_max(walk.max_abs));
         if (seen > max_abs) max_abs = seen;
         i = stop;
     }
@@ -147,6 +155,7 @@ template <typename V, typename G>
 void lanes(const EmulateArgs& args, int64_t begin, int64_t end, Statistics& statistics) {
     using F = typename V::F;
     Walk<V, G> walk(args);
+    Draws<V> draws(args.random);
     for (int64_t i = begin, c = begin % args.channels; i < end;) {
         int64_t n = args.channels - c < end - i ? args.channels - c : end - i;
         if (n > V::kLanes) n = V::kLanes;
@@ -158,15 +167,18 @@ void lanes(const EmulateArgs& args, int64_t begin, int64_t end, Statistics& stat
             walk.grid.shift(V::load_int(zeros));
         }
         float* max_abs = statistics.max_abs + c;
-        walk.max_abs = whole ? V::load(max_abs) : V::load_some(max_abs, n, 0.0F);
+        const F before = whole ? V::load(max_abs) : V::load_some(max_abs, n, 0.0F);
+        walk.max_abs = V::add_int(V::bits(before), V::all_int(kNothing));
         const F x = load_live<V>(args.input + i, n);
         const F out_scale = args.scaled ? s : V::all(1.0F);
-        const F out = walk.template quantize<true>(x, i, Divisor<V>(s, false), out_scale);
-        store_live<V>(args.output + i, out, n);
-        store_live<V>(max_abs, walk.max_abs, n);
+        const F out = walk.template quantize<true>(x, i, Divisor<V>{s, s, false}, out_scale, draws);
+        put<V>(args.output + i, out, n, args.stream);
+        const auto seen = V::sub_int(walk.max_abs, V::all_int(kNothing));
+        store_live<V>(max_abs, V::floats(seen), n);
         i += n;
         c = c + n == args.channels ? 0 : c + n;
     }
+    if (args.stream) V::fence();
     walk.report(statistics);
 }
 
@@ -177,7 +189,7 @@ void gate_rows(const GateArgs& args, int64_t begin, int64_t end) {
         const int64_t row = i / args.row;
         const int64_t channel = row % args.channels;
         const int64_t stop = (row + 1) * args.row < end ? (row + 1) * args.row : end;
-        const Divisor<V> divide(args.scales[channel]);
+        const auto divide = Divisor<V>::of(args.scales[channel]);
         const int32_t zero = args.zero_points ? args.zero_points[channel] : 0;
         const F low = V::all(args.low - static_cast<float>(zero));
         const F high = V::all(args.high - static_cast<float>(zero));

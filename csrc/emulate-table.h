@@ -11,6 +11,11 @@ using Saturating = Uniform<V, R, false>;
 template <typename V, Rounding R>
 using Wrapping = Uniform<V, R, true>;
 
+template <typename V, Rounding R>
+using PlainFloating = Floating<V, R, true>;
+template <typename V, Rounding R>
+using AnyFloating = Floating<V, R, false>;
+
 template <typename V, template <typename, Rounding> typename G, Rounding R>
 void run_rows(const EmulateArgs& args, int64_t begin, int64_t end, Statistics& statistics) {
     if (args.row == 1 && args.channels > 1) {
@@ -55,7 +60,10 @@ void emulate_rows(const EmulateArgs& args, int64_t begin, int64_t end, Statistic
             if (args.grid.wrap != 0) return rows_with<V, Wrapping>(args, begin, end, statistics);
             return rows_with<V, Saturating>(args, begin, end, statistics);
         case GridKind::floating:
-            return rows_with<V, Floating>(args, begin, end, statistics);
+            if (is_plain(args.grid)) {
+                return rows_with<V, PlainFloating>(args, begin, end, statistics);
+            }
+            return rows_with<V, AnyFloating>(args, begin, end, statistics);
         case GridKind::log2:
             return rows_with<V, Log2>(args, begin, end, statistics);
         case GridKind::logsqrt2:
@@ -69,8 +77,10 @@ template <typename V>
 void emulate_blocks_of(const BlockArgs& args, int64_t begin, int64_t end, Statistics& statistics) {
     if (args.grid.kind == GridKind::uniform) {
         blocks_with<V, Saturating>(args, begin, end, statistics);
+    } else if (is_plain(args.grid)) {
+        blocks_with<V, PlainFloating>(args, begin, end, statistics);
     } else {
-        blocks_with<V, Floating>(args, begin, end, statistics);
+        blocks_with<V, AnyFloating>(args, begin, end, statistics);
     }
 }
 

@@ -19,7 +19,8 @@ enum class Rounding : int32_t { nearest_even, nearest_away, floor, ceil, toward_
 
 enum class GridKind : int32_t { uniform, floating, log2, logsqrt2, sign };
 
-// The numbers that a format can hold, at scale 1. Python packs it: 14 words of 4 bytes, flags 0 or 1.
+// The numbers that a format can hold, at scale 1. Python packs it: 14 words of 4 bytes, flags 0
+// or 1.
 struct Grid {
     GridKind kind = GridKind::uniform;
     // uniform: the integers low..high, |.| <= 2^24; beyond them saturate, or wrap modulo
@@ -34,8 +35,8 @@ struct Grid {
     float at_infinity = 1.0F;  // magnitude of an infinite q
     float at_nan = 0.0F;       // of a NaN q: 0 or NaN
     int32_t negative_zero = 0;
-    int32_t subnormals = 1;    // numbers between 0 and 2^emin
-    int32_t is_unsigned = 0;   // negative q become +0 (floating and logarithmic grids)
+    int32_t subnormals = 1;   // numbers between 0 and 2^emin
+    int32_t is_unsigned = 0;  // negative q become +0 (floating and logarithmic grids)
     // log2, logsqrt2: 0 and +-base^0 .. +-base^(fields - 1).
     int32_t fields = 1;
 };
@@ -109,13 +110,13 @@ struct Statistics {
 
 // Elements [begin, end) of the row-major order.
 using EmulateKernel = void (*)(const EmulateArgs&, int64_t begin, int64_t end, Statistics&);
-// Units [begin, end): blocks where inner = 1, else blocks times stretches of 64 columns.
+// Units [begin, end): blocks where inner = 1, else blocks times stretches of kStretch columns.
 using BlockKernel = void (*)(const BlockArgs&, int64_t begin, int64_t end, Statistics&);
 using GateKernel = void (*)(const GateArgs&, int64_t begin, int64_t end);
 // The sum of |x| over `size` elements, in double, in an order that no instruction set changes.
 using AbsSumKernel = double (*)(const float* input, int64_t size);
 
-inline constexpr int64_t kStretch = 64;  // columns that strided blocks take at once
+inline constexpr int64_t kStretch = 256;  // columns that strided blocks take at once
 
 struct EmulateTable {
     const char* isa;

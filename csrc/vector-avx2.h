@@ -32,6 +32,9 @@ struct Avx2 {
     static I load_int(const int32_t* p) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     }
+    static void store_int(int32_t* p, I x) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
+    }
     static I load_draws(const uint16_t* p) {
         return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     }
@@ -52,6 +55,8 @@ struct Avx2 {
     static F trunc(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
     static F bit_and(F a, F b) { return _mm256_and_ps(a, b); }
     static F bit_or(F a, F b) { return _mm256_or_ps(a, b); }
+    static F or_masked(F a, F b, F mask) { return bit_or(a, bit_and(b, mask)); }
+    static F add_zero_mul(F a, F b, F zero) { return mul(add(a, zero), b); }
 
     static M lt(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
     static M le(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
@@ -59,11 +64,12 @@ struct Avx2 {
     static M ge(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_GE_OQ); }
     static M eq(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
     static M ordered(F a) { return _mm256_cmp_ps(a, a, _CMP_ORD_Q); }
-    static M lt_or_gt(F x, F low, F high) { return _mm256_or_ps(lt(x, low), gt(x, high)); }
+    static M ne(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_NEQ_OQ); }
     static M both(M a, M b) { return _mm256_and_ps(a, b); }
     static F blend(M m, F yes, F no) { return _mm256_blendv_ps(no, yes, m); }
     static F keep(M m, F a) { return _mm256_and_ps(m, a); }
-    static F max_where(M m, F acc, F a) { return max(acc, keep(m, a)); }  // acc >= 0
+    static F add_where(M m, F a, F b) { return blend(m, add(a, b), a); }
+    static bool any(M m) { return _mm256_movemask_ps(m) != 0; }
     static I count(I acc, M m) { return _mm256_sub_epi32(acc, bits(m)); }
 
     static I bits(F a) { return _mm256_castps_si256(a); }
@@ -85,12 +91,11 @@ struct Avx2 {
     static I shift_right(I a) {
         return _mm256_srai_epi32(a, n);
     }
-    static I shift_right_by(I a, int n) { return _mm256_sra_epi32(a, _mm_cvtsi32_si128(n)); }
 
-    static float reduce_max(F a) {
-        __m128 m = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-        m = _mm_max_ps(m, _mm_movehl_ps(m, m));
-        return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+    static int32_t reduce_max(I a) {
+        __m128i m = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+        m = _mm_max_epi32(m, _mm_unpackhi_epi64(m, m));
+        return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 1)));
     }
     static int64_t sum(I a) {
         alignas(32) int32_t lanes[kLanes];
@@ -107,12 +112,13 @@ struct Avx2 {
     static U multiply(U a, U b) { return _mm256_mul_epu32(a, b); }
     static U high(U a) { return _mm256_srli_epi64(a, 32); }
     static U exclusive_or(U a, U b, U c) { return _mm256_xor_si256(_mm256_xor_si256(a, b), c); }
-    static void store_blocks(uint16_t* p, U w0, U w1, U w2, U w3) {
+    static void store_blocks(uint16_t* p, U w0, U w1, U w2, U w3, int shift) {
+        const __m128i by = _mm_cvtsi32_si128(shift);
         const U low = _mm256_blend_epi32(w0, _mm256_slli_epi64(w1, 32), 0xAA);
         const U up = _mm256_blend_epi32(w2, _mm256_slli_epi64(w3, 32), 0xAA);
         const auto to = reinterpret_cast<__m256i*>(p);
-        _mm256_storeu_si256(to, _mm256_unpacklo_epi64(low, up));
-        _mm256_storeu_si256(to + 1, _mm256_unpackhi_epi64(low, up));
+        _mm256_storeu_si256(to, _mm256_srl_epi16(_mm256_unpacklo_epi64(low, up), by));
+        _mm256_storeu_si256(to + 1, _mm256_srl_epi16(_mm256_unpackhi_epi64(low, up), by));
     }
 };
 

@@ -27,6 +27,7 @@ struct Avx512 {
     static void stream(float* p, F x) { _mm512_stream_ps(p, x); }
     static void fence() { _mm_sfence(); }
     static I load_int(const int32_t* p) { return _mm512_loadu_si512(p); }
+    static void store_int(int32_t* p, I x) { _mm512_storeu_si512(p, x); }
     static I load_draws(const uint16_t* p) {
         return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     }
@@ -45,6 +46,10 @@ struct Avx512 {
     static F trunc(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_ZERO); }
     static F bit_and(F a, F b) { return _mm512_and_ps(a, b); }
     static F bit_or(F a, F b) { return _mm512_or_ps(a, b); }
+    static F or_masked(F a, F b, F mask) {
+        return floats(_mm512_ternarylogic_epi32(bits(a), bits(b), bits(mask), 0xF8));
+    }
+    static F add_zero_mul(F a, F b, F zero) { return _mm512_fmadd_ps(a, b, zero); }
 
     static M lt(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
     static M le(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
@@ -52,11 +57,12 @@ struct Avx512 {
     static M ge(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
     static M eq(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
     static M ordered(F a) { return _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q); }
-    static M lt_or_gt(F x, F low, F high) { return static_cast<M>(lt(x, low) | gt(x, high)); }
+    static M ne(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_OQ); }
     static M both(M a, M b) { return static_cast<M>(a & b); }
     static F blend(M m, F yes, F no) { return _mm512_mask_blend_ps(m, no, yes); }
     static F keep(M m, F a) { return _mm512_maskz_mov_ps(m, a); }
-    static F max_where(M m, F acc, F a) { return _mm512_mask_max_ps(acc, m, acc, a); }
+    static F add_where(M m, F a, F b) { return _mm512_mask_add_ps(a, m, a, b); }
+    static bool any(M m) { return m != 0; }
     static I count(I acc, M m) { return _mm512_mask_sub_epi32(acc, m, acc, all_int(-1)); }
 
     static I bits(F a) { return _mm512_castps_si512(a); }
@@ -78,9 +84,8 @@ struct Avx512 {
     static I shift_right(I a) {
         return _mm512_srai_epi32(a, n);
     }
-    static I shift_right_by(I a, int n) { return _mm512_sra_epi32(a, _mm_cvtsi32_si128(n)); }
 
-    static float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
+    static int32_t reduce_max(I a) { return _mm512_reduce_max_epi32(a); }
     static int64_t sum(I a) {
         alignas(64) int32_t lanes[kLanes];
         _mm512_store_si512(lanes, a);
@@ -96,11 +101,12 @@ struct Avx512 {
     static U multiply(U a, U b) { return _mm512_mul_epu32(a, b); }
     static U high(U a) { return _mm512_srli_epi64(a, 32); }
     static U exclusive_or(U a, U b, U c) { return _mm512_ternarylogic_epi64(a, b, c, 0x96); }
-    static void store_blocks(uint16_t* p, U w0, U w1, U w2, U w3) {
+    static void store_blocks(uint16_t* p, U w0, U w1, U w2, U w3, int shift) {
+        const __m128i by = _mm_cvtsi32_si128(shift);
         const U low = _mm512_mask_shuffle_epi32(w0, 0xAAAA, w1, _MM_PERM_CCAA);
         const U up = _mm512_mask_shuffle_epi32(w2, 0xAAAA, w3, _MM_PERM_CCAA);
-        _mm512_storeu_si512(p, _mm512_unpacklo_epi64(low, up));
-        _mm512_storeu_si512(p + 32, _mm512_unpackhi_epi64(low, up));
+        _mm512_storeu_si512(p, _mm512_srl_epi16(_mm512_unpacklo_epi64(low, up), by));
+        _mm512_storeu_si512(p + 32, _mm512_srl_epi16(_mm512_unpackhi_epi64(low, up), by));
     }
 };
 

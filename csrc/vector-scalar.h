@@ -23,6 +23,7 @@ struct Scalar {
     static void stream(float* p, F x) { *p = x; }
     static void fence() {}
     static I load_int(const int32_t* p) { return *p; }
+    static void store_int(int32_t* p, I x) { *p = x; }
     static I load_draws(const uint16_t* p) { return *p; }
 
     static F all(float x) { return x; }
@@ -39,6 +40,10 @@ struct Scalar {
     static F trunc(F a) { return std::trunc(a); }
     static F bit_and(F a, F b) { return floats(bits(a) & bits(b)); }
     static F bit_or(F a, F b) { return floats(bits(a) | bits(b)); }
+    // a | (b & mask)
+    static F or_masked(F a, F b, F mask) { return bit_or(a, bit_and(b, mask)); }
+    // (a + zero) * b, zero = 0 or -0: the same as a fused a * b + zero
+    static F add_zero_mul(F a, F b, F zero) { return (a + zero) * b; }
 
     static M lt(F a, F b) { return a < b; }  // false where one is a NaN, as the next four
     static M le(F a, F b) { return a <= b; }
@@ -46,18 +51,19 @@ struct Scalar {
     static M ge(F a, F b) { return a >= b; }
     static M eq(F a, F b) { return a == b; }
     static M ordered(F a) { return a == a; }
-    static M lt_or_gt(F x, F low, F high) { return x < low || x > high; }
+    static M ne(F a, F b) { return a < b || a > b; }
     static M both(M a, M b) { return a && b; }
     static F blend(M m, F yes, F no) { return m ? yes : no; }
     static F keep(M m, F a) { return m ? a : 0.0F; }
-    static F max_where(M m, F acc, F a) { return m && a > acc ? a : acc; }
+    static F add_where(M m, F a, F b) { return m ? a + b : a; }
+    static bool any(M m) { return m; }
     static I count(I acc, M m) { return acc + m; }
 
     static I bits(F a) { return std::bit_cast<int32_t>(a); }
     static F floats(I a) { return std::bit_cast<float>(a); }
     static F to_float(I a) { return static_cast<float>(a); }
-    static I add_int(I a, I b) { return a + b; }
-    static I sub_int(I a, I b) { return a - b; }
+    static I add_int(I a, I b) { return static_cast<I>(uint32_t(a) + uint32_t(b)); }  // wraps
+    static I sub_int(I a, I b) { return static_cast<I>(uint32_t(a) - uint32_t(b)); }
     static I and_int(I a, I b) { return a & b; }
     static I or_int(I a, I b) { return a | b; }
     static I min_int(I a, I b) { return a < b ? a : b; }
@@ -72,9 +78,8 @@ struct Scalar {
     static I shift_right(I a) {  // arithmetic
         return a >> n;
     }
-    static I shift_right_by(I a, int n) { return a >> n; }
 
-    static float reduce_max(F a) { return a; }
+    static int32_t reduce_max(I a) { return a; }
     static int64_t sum(I a) { return a; }
 
     // Philox: lane order so that interleave gives consecutive blocks
@@ -84,9 +89,10 @@ struct Scalar {
     static U high(U a) { return a >> 32; }
     static U exclusive_or(U a, U b, U c) { return a ^ b ^ c; }
     // words 0 to 3 of each block, in the low halves, to consecutive memory
-    static void store_blocks(uint16_t* p, U w0, U w1, U w2, U w3) {
+    static void store_blocks(uint16_t* p, U w0, U w1, U w2, U w3, int shift) {
         const U words[2] = {(w0 & 0xFFFFFFFFU) | w1 << 32, (w2 & 0xFFFFFFFFU) | w3 << 32};
         __builtin_memcpy(p, words, sizeof words);
+        for (int i = 0; i < 8; ++i) p[i] = static_cast<uint16_t>(p[i] >> shift);
     }
 };
 
