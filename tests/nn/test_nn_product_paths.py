@@ -1,4 +1,4 @@
-"""Every path of a product gives the same integers as Python's own, and the choice among them is as documented."""
+"""Every path of a product gives the integers of its definition; the choice among them is as documented."""
 
 from __future__ import annotations
 

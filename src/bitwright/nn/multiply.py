@@ -88,7 +88,7 @@ def in_halves(
 ) -> torch.Tensor:
     """The product as the float64 sum of two float32 ones."""
     both = [left, right]
-    whole = both[halves.side].to(torch.float32)
+    whole = both[halves.side]
     step = halves.step * operands[halves.side].unit
     high = torch.round(whole / step).mul_(step)
     result: torch.Tensor | None = None
