@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
 import bitwright as bw
-from bitwright.errors import InvalidValueError
-from bitwright.nn.product import ConvGeometry, LinearGeometry, accumulator_bound, exact_type
+from bitwright.nn.arithmetic import accumulator_bound
+from bitwright.nn.geometry import ConvGeometry, LinearGeometry
 
 
 def test_per_channel_weights():
@@ -46,7 +45,3 @@ def test_bounds():
     weight[2, :10] = 100  # the norm of the actual levels is tighter than the widths
     assert accumulator_bound(LinearGeometry(), weight, 128, 128) == 1000 * 128
     assert accumulator_bound(ConvGeometry((1, 1), (1, 1)), torch.zeros(2, 3, 3, 3), 1, 1) == 27
-    assert exact_type(1 << 24, "") == torch.float32
-    assert exact_type((1 << 24) + 1, "") == torch.float64
-    with pytest.raises(InvalidValueError, match=r"2\^53.*fc9"):
-        exact_type((1 << 53) + 1, "fc9")

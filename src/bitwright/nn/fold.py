@@ -18,7 +18,7 @@ from torch import nn
 
 from bitwright.errors import InvalidValueError
 from bitwright.formats import Rounding, twin
-from bitwright.nn.product import accumulator_bound
+from bitwright.nn.arithmetic import accumulator_bound
 from bitwright.quantize import Quantizer
 
 if TYPE_CHECKING:

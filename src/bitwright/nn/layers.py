@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from bitwright.errors import InvalidValueError
+from bitwright.nn.arithmetic import Exact, Operand
 from bitwright.nn.fold import Accumulator, Fold
-from bitwright.nn.product import (
-    ConvGeometry,
-    Geometry,
-    LinearGeometry,
-    exact_arithmetic,
-    exact_type,
-    product,
-)
+from bitwright.nn.geometry import ConvGeometry, Geometry, Kind, LinearGeometry
+from bitwright.nn.product import Pair, Products, exact_arithmetic, product, sums
 from bitwright.nn.slots import Slots
 from bitwright.quantize import Quantized, Quantizer
 
@@ -27,6 +23,7 @@ class Linear(nn.Linear):
     slots: Slots
     accumulator: Accumulator
     fold: Fold | None = None
+    exact: Exact = Exact.FORWARD
     geometry: Geometry = LinearGeometry()
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
@@ -40,6 +37,7 @@ class Conv2d(nn.Conv2d):
     slots: Slots
     accumulator: Accumulator
     fold: Fold | None = None
+    exact: Exact = Exact.FORWARD
 
     @property
     def geometry(self) -> Geometry:
@@ -64,20 +62,31 @@ def compute(layer: ComputeLayer, x: torch.Tensor) -> torch.Tensor:
 
 
 def _compute(layer: ComputeLayer, x: torch.Tensor) -> torch.Tensor:
-    slots, geometry, where = layer.slots, layer.geometry, layer.slots.layer
+    slots, geometry = layer.slots, layer.geometry
     a, saved_a = _operands(slots, x, "forward.activation", "wgrad.activation")
     w, saved_w = _operands(slots, layer.weight, "forward.weight", "dgrad.weight")
-    activation, weight = slots.of("forward.activation"), slots.of("forward.weight")
-    dtype = torch.float32
-    if activation is not None and weight is not None:
-        fold = layer.fold or Fold(layer, None, None)
-        dtype = exact_type(fold.bound(w.levels), where)
+    forward = _pair_of(slots, "forward.activation", "forward.weight")
     if layer.fold is not None and layer.fold.active(x.dim()):
-        acc: torch.Tensor = layer.accumulator(geometry.forward(a.levels.to(dtype), w.levels.to(dtype)))
+        with torch.no_grad():
+            levels = sums(geometry, Kind.FORWARD, a.levels, w.levels, None, forward, slots.layer)
+        acc: torch.Tensor = layer.accumulator(levels)
         return acc if layer.fold.norm is not None else layer.fold.apply(acc, w.levels)
+    products = Products(geometry, slots.layer, layer.exact, forward)
+    if layer.exact is Exact.ALL:
+        dgrad = _pair_of(slots, "dgrad.error", "dgrad.weight")
+        wgrad = _pair_of(slots, "wgrad.error", "wgrad.activation")
+        products = replace(products, dgrad=dgrad, wgrad=wgrad)
     errors = (slots.of("dgrad.error"), slots.of("wgrad.error"))
-    y = product((a, w), (saved_a, saved_w), geometry, errors, dtype)
+    y = product((a, w), (saved_a, saved_w), products, errors)
     return y if layer.bias is None else y + geometry.per_channel(layer.bias, y.dim())
+
+
+def _pair_of(slots: Slots, left: str, right: str) -> Pair:
+    """What the quantisers of two operands say of their levels."""
+    first, second = slots.of(left), slots.of(right)
+    if first is None or second is None:
+        return None, None
+    return Operand.of(first.format), Operand.of(second.format)
 
 
 def _operands(slots: Slots, x: torch.Tensor, *operands: str) -> tuple[Quantized, Quantized]:

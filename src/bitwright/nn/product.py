@@ -5,8 +5,11 @@
     wgrad     dw = (e . a) * (s_e s_a)
 
 Levels go in as floats, the exact integer comes out, one multiplication by the scales follows; bias after
-it. The forward product is exact by proof: float32 where a bound lies below 2^24, float64 where it lies
-below 2^53, an error beyond. dgrad and wgrad run in float32, exact wherever their own bound holds.
+it. The sum is exact by proof, see `arithmetic`: the forward product always, dgrad and wgrad under
+`Exact.ALL`; under `Exact.FORWARD` they run in float32, exact wherever their own bound holds.
+
+The choice of the arithmetic may read the data, so choice and product are one registered operator, which
+`torch.compile` takes as it is.
 """
 
 from __future__ import annotations
@@ -16,105 +19,177 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from bitwright.errors import InvalidValueError
+from bitwright.nn.arithmetic import (
+    FLOAT32_EXACT,
+    Choice,
+    Exact,
+    Operand,
+    Operands,
+    Path,
+    choose,
+    fit_int8,
+    largest_sum,
+    split,
+)
+from bitwright.nn.geometry import ConvGeometry, Geometry, Kind, LinearGeometry
+from bitwright.nn.multiply import in_float, in_halves, in_int8, int8_works
 from bitwright.quantize import Quantized, Quantizer
 
-FLOAT32_EXACT = 1 << 24
-FLOAT64_EXACT = 1 << 53
+Pair = tuple[Operand | None, Operand | None]
+"""What is known of (left, right); None: no quantiser made it."""
+
+# --- the operator ----------------------------------------------------------------------------------------
+
+_library = torch.library.Library("bitwright", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
+    "product(str kind, Tensor left, Tensor right, SymInt[] shape, int[] window, int[] ranges, "
+    "float[] units, str where, str path) -> Tensor"
+)
 
 
-@dataclass(frozen=True)
-class LinearGeometry:
-    """y[n, o] = sum_i a[n, i] w[o, i]; leading axes of a are kept."""
+def sums(
+    geometry: Geometry,
+    kind: Kind,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    shape: list[int] | None = None,
+    known: Pair = (None, None),
+    where: str = "",
+    path: Path | None = None,
+) -> torch.Tensor:
+    """The exact sums of one product, before any scale.
 
-    def forward(self, a: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        return F.linear(a, w)
+    Args:
+        geometry: of the layer.
+        kind: which product.
+        left: activation numbers of the forward product, error numbers of the others.
+        right: weight numbers of forward and dgrad, activation numbers of wgrad.
+        shape: of the result; may be left out for forward.
+        known: of both operands; where one is None the product is float32 and claims nothing.
+        where: the layer, for messages.
+        path: forces the arithmetic, right or wrong (for tests and benchmarks).
 
-    def dgrad(self, e: torch.Tensor, w: torch.Tensor, a_shape: torch.Size) -> torch.Tensor:
-        return (e @ w).view(a_shape)
-
-    def wgrad(self, e: torch.Tensor, a: torch.Tensor, w_shape: torch.Size) -> torch.Tensor:
-        return (e.reshape(-1, e.shape[-1]).T @ a.reshape(-1, a.shape[-1])).view(w_shape)
-
-    def reduction(self, w_shape: torch.Size) -> int:
-        """How many products one output sums."""
-        return w_shape[1]
-
-    def per_channel(self, values: torch.Tensor, dim: int) -> torch.Tensor:
-        """[C] -> a shape that broadcasts over an output of `dim` axes."""
-        return values.flatten()
-
-
-@dataclass(frozen=True)
-class ConvGeometry:
-    """Two-dimensional correlation of a [N, C, H, W] with w [O, C, kh, kw], zero padding."""
-
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-
-    def forward(self, a: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(a, w, stride=self.stride, padding=self.padding)
-
-    def dgrad(self, e: torch.Tensor, w: torch.Tensor, a_shape: torch.Size) -> torch.Tensor:
-        grads = _conv_backward(e, torch.empty(a_shape, device=e.device), w, self, (True, False, False))
-        return grads[0]
-
-    def wgrad(self, e: torch.Tensor, a: torch.Tensor, w_shape: torch.Size) -> torch.Tensor:
-        grads = _conv_backward(e, a, torch.empty(w_shape, device=e.device), self, (False, True, False))
-        return grads[1]
-
-    def reduction(self, w_shape: torch.Size) -> int:
-        """How many products one output sums."""
-        return w_shape[1] * w_shape[2] * w_shape[3]
-
-    def per_channel(self, values: torch.Tensor, dim: int) -> torch.Tensor:
-        """[C] -> a shape that broadcasts over an output of `dim` axes."""
-        return values.reshape((-1,) + (1,) * 2)
-
-
-Geometry = LinearGeometry | ConvGeometry
-
-
-def _conv_backward(
-    e: torch.Tensor,
-    a: torch.Tensor,
-    w: torch.Tensor,
-    geometry: ConvGeometry,
-    wanted: tuple[bool, bool, bool],
-) -> tuple[torch.Tensor, ...]:
-    """Gradients of the correlation's (input, weight, bias); only shapes of the unwanted ones count."""
-    stride, padding = list(geometry.stride), list(geometry.padding)
-    grads: tuple[torch.Tensor, ...] = torch.ops.aten.convolution_backward(
-        e, a, w, None, stride, padding, [1, 1], False, [0, 0], 1, list(wanted)
-    )
-    return grads
-
-
-def accumulator_bound(geometry: Geometry, weight: torch.Tensor, max_a: int, max_w: int) -> int:
-    """An upper bound of |accumulator|, hence of every partial sum.
-
-    The widths' bound K max|a| max|w|; where that exceeds 2^24, the norm of the actual weight levels,
-    max over outputs of sum |w|, times max|a|, if smaller.
+    Returns:
+        float32, or float64 where widths alone do not bound the sums by 2^24.
     """
-    widths = geometry.reduction(weight.shape) * max_a * max_w
-    if widths <= FLOAT32_EXACT:
-        return widths
-    norm = weight.detach().double().abs().flatten(1).sum(dim=1).max()
-    return min(widths, int(norm.item()) * max_a)
-
-
-def exact_type(bound: int, where: str) -> torch.dtype:
-    """The float type that holds every integer up to `bound`."""
-    if bound <= FLOAT32_EXACT:
-        return torch.float32
-    if bound <= FLOAT64_EXACT:
-        return torch.float64
-    raise InvalidValueError(
-        "an accumulator stays below 2^53", got=f"a bound of 2^{bound.bit_length() - 1}", where=where
+    window = [*geometry.stride, *geometry.padding] if isinstance(geometry, ConvGeometry) else []
+    a, b = known
+    ranges, units = [], []
+    if a is not None and b is not None and a.claims_exact and b.claims_exact:
+        ranges, units = [a.lowest, a.highest, b.lowest, b.highest], [a.unit, b.unit]
+    if shape is None:
+        shape = geometry.output(left.shape, right.shape)
+    result: torch.Tensor = torch.ops.bitwright.product.default(
+        kind.value, left, right, shape, window, ranges, units, where, path.value if path else ""
     )
+    return result
+
+
+def _product(
+    kind_name: str,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    shape: list[int],
+    window: list[int],
+    ranges: list[int],
+    units: list[float],
+    where: str,
+    path: str,
+) -> torch.Tensor:
+    kind, geometry = Kind(kind_name), _geometry(window)
+    if not ranges:
+        return in_float(geometry, kind, left, right, shape, torch.float32)
+    operands = Operand(ranges[0], ranges[1], units[0]), Operand(ranges[2], ranges[3], units[1])
+    reduction = geometry.reduction(kind, left.shape, right.shape)
+
+    def norm() -> tuple[int, int]:
+        side, rows = geometry.terms(kind, left, right)
+        return side, largest_sum(rows, operands[side].unit)
+
+    if path:
+        choice = _forced(Path(path), operands, reduction)
+    else:
+        int8 = left.device.type == "cpu" and fit_int8(operands) and int8_works("cpu")
+        choice = choose(operands, reduction, norm, int8, where)
+    if choice.path is Path.INT8:
+        result = in_int8(geometry, kind, left, right, shape, operands)
+    elif choice.halves is not None:
+        result = in_halves(geometry, kind, left, right, shape, operands, choice.halves)
+    else:
+        dtype = torch.float32 if choice.path is Path.FLOAT32 else torch.float64
+        result = in_float(geometry, kind, left, right, shape, dtype)
+    return result.to(_result_type(operands, reduction))
+
+
+def _fake(
+    kind_name: str,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    shape: list[int],
+    window: list[int],
+    ranges: list[int],
+    *_: object,
+) -> torch.Tensor:
+    if not ranges:
+        return left.new_empty(shape, dtype=torch.float32)
+    operands = Operand(ranges[0], ranges[1]), Operand(ranges[2], ranges[3])
+    reduction = _geometry(window).reduction(Kind(kind_name), left.shape, right.shape)
+    return left.new_empty(shape, dtype=_result_type(operands, reduction))
+
+
+for _device in ("CPU", "CUDA"):
+    _library.impl("product", _product, _device)  # type: ignore[no-untyped-call]
+torch.library.register_fake("bitwright::product", _fake, lib=_library)
+
+
+def _geometry(window: list[int]) -> Geometry:
+    if not window:
+        return LinearGeometry()
+    return ConvGeometry((window[0], window[1]), (window[2], window[3]))
+
+
+def _result_type(operands: Operands, reduction: int) -> torch.dtype:
+    """Known without the data: the widths' bound decides."""
+    widths = reduction * operands[0].level_max * operands[1].level_max
+    return torch.float32 if widths <= FLOAT32_EXACT else torch.float64
+
+
+def _forced(path: Path, operands: Operands, reduction: int) -> Choice:
+    if path is Path.INT8 and not fit_int8(operands):
+        raise InvalidValueError("the int8 path takes 8-bit operands", got=operands)
+    if path is not Path.SPLIT:
+        return Choice(path)
+    halves = split(operands, (reduction * operands[0].level_max, reduction * operands[1].level_max))
+    if halves is None:
+        raise InvalidValueError("the split's products stay below 2^24", got=operands)
+    return Choice(path, halves)
+
+
+# --- with scales and gradients -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Products:
+    """What a layer's three products are.
+
+    Args:
+        geometry: which sums.
+        layer: its name, for messages.
+        exact: which of them are exact.
+        forward: what is known of (activation, weight).
+        dgrad: of (error, weight).
+        wgrad: of (error, activation).
+    """
+
+    geometry: Geometry
+    layer: str = ""
+    exact: Exact = Exact.FORWARD
+    forward: Pair = (None, None)
+    dgrad: Pair = (None, None)
+    wgrad: Pair = (None, None)
 
 
 def exact_arithmetic(x: torch.Tensor) -> torch.autocast:
@@ -125,11 +200,16 @@ def exact_arithmetic(x: torch.Tensor) -> torch.autocast:
 def _scaled(
     levels: torch.Tensor, *scales: torch.Tensor | None, shape: Callable[..., torch.Tensor]
 ) -> torch.Tensor:
+    """levels * (product of the scales, in float32), rounded once to float32.
+
+    Float64 levels are multiplied in float64. Below 2^24 that product is exact, since 24 and 24 bits make
+    48, so its rounding gives the bits of the float32 multiplication.
+    """
     present = [s for s in scales if s is not None]
-    if not present:
-        return levels
-    factor = present[0] if len(present) == 1 else present[0].flatten() * present[1].flatten()
-    return levels * (factor if factor.numel() == 1 else shape(factor, levels.dim()))
+    if present:
+        factor = present[0] if len(present) == 1 else present[0].flatten() * present[1].flatten()
+        levels = levels * (factor if factor.numel() == 1 else shape(factor, levels.dim()))
+    return levels.to(torch.float32)
 
 
 class _Product(torch.autograd.Function):
@@ -138,19 +218,20 @@ class _Product(torch.autograd.Function):
         ctx: Any,
         a: torch.Tensor,
         w: torch.Tensor,
-        scales: tuple[torch.Tensor | None, torch.Tensor | None],
+        a_scale: torch.Tensor | None,
+        w_scale: torch.Tensor | None,
         saved_a: Quantized,
         saved_w: Quantized,
-        geometry: Geometry,
+        products: Products,
         errors: tuple[Quantizer | None, Quantizer | None],
-        dtype: torch.dtype,
     ) -> torch.Tensor:
         ctx.save_for_backward(saved_a.levels, saved_w.levels)
         ctx.scales = (saved_a.scale, saved_w.scale)
-        ctx.geometry, ctx.errors = geometry, errors
-        ctx.shapes = (a.shape, w.shape)
-        y = geometry.forward(a.to(dtype), w.to(dtype))
-        return _scaled(y, *scales, shape=geometry.per_channel).to(torch.float32)
+        ctx.products, ctx.errors = products, errors
+        ctx.shapes = (list(a.shape), list(w.shape))
+        geometry = products.geometry
+        y = sums(geometry, Kind.FORWARD, a, w, None, products.forward, products.layer)
+        return _scaled(y, a_scale, w_scale, shape=geometry.per_channel)
 
     @staticmethod
     @once_differentiable
@@ -160,52 +241,53 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def _backward(ctx: Any, grad: torch.Tensor) -> Any:
-        geometry: Geometry = ctx.geometry
+        products: Products = ctx.products
+        geometry, layer, per_channel = products.geometry, products.layer, products.geometry.per_channel
         a, w = ctx.saved_tensors
         a_scale, w_scale = ctx.scales
         dgrad_error, wgrad_error = ctx.errors
+        unknown: Pair = (None, None)
+        dgrad, wgrad = (products.dgrad, products.wgrad) if products.exact is Exact.ALL else (unknown, unknown)
         da = dw = None
         error = None
         if ctx.needs_input_grad[0]:
             error = dgrad_error(grad) if dgrad_error else Quantized(grad)
             if w_scale is not None and w_scale.numel() > 1:
                 # a scale per output channel varies along this product's reduction: take the values
-                w, w_scale = w * w_scale, None
-            da = geometry.dgrad(error.levels, w, ctx.shapes[0])
-            da = _scaled(da, error.scale, w_scale, shape=geometry.per_channel)
+                w, w_scale, dgrad = w * w_scale, None, unknown
+            da = sums(geometry, Kind.DGRAD, error.levels, w, ctx.shapes[0], dgrad, layer)
+            da = _scaled(da, error.scale, w_scale, shape=per_channel)
         if ctx.needs_input_grad[1]:
             if error is None or wgrad_error is not dgrad_error:
                 error = wgrad_error(grad) if wgrad_error else Quantized(grad)
-            dw = geometry.wgrad(error.levels, a, ctx.shapes[1])
-            dw = _scaled(dw, error.scale, a_scale, shape=geometry.per_channel)
+            dw = sums(geometry, Kind.WGRAD, error.levels, a, ctx.shapes[1], wgrad, layer)
+            dw = _scaled(dw, error.scale, a_scale, shape=per_channel)
         return da, dw, None, None, None, None, None, None
 
 
 def product(
     forward: tuple[Quantized, Quantized],
     backward: tuple[Quantized, Quantized],
-    geometry: Geometry,
+    products: Products,
     errors: tuple[Quantizer | None, Quantizer | None] = (None, None),
-    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """The values of a compute layer before its bias, with its backward pass.
 
     Args:
         forward: activation and weight of the forward product.
         backward: activation saved for wgrad, and weight of dgrad; the same objects where they are shared.
-        geometry: which sum of products this is.
+        products: which sums of products, and what is known of their operands.
         errors: quantisers of dgrad.error and wgrad.error; None keeps the float gradient.
-        dtype: float type of the forward sum, see `exact_type`.
     """
     (a, w), (saved_a, saved_w) = forward, backward
     y: torch.Tensor = _Product.apply(  # type: ignore[no-untyped-call]
         a.levels,
         w.levels,
-        (a.scale, w.scale),
+        a.scale,
+        w.scale,
         Quantized(saved_a.levels.detach(), saved_a.scale),
         Quantized(saved_w.levels.detach(), saved_w.scale),
-        geometry,
+        products,
         errors,
-        dtype,
     )
     return y

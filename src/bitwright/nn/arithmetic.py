@@ -1,0 +1,199 @@
+"""Which arithmetic makes a product of integers exact, and the proof: a bound of every partial sum.
+
+    widths    K max|a| max|w|                                     reads no data
+    norm      max over outputs of (sum over the reduction |w|) max|a|      reads one operand
+
+Every path gives the same integers. In order of preference, which is that of their cost:
+
+    float32   a bound is at most 2^24
+    int8      both operands fit into 8 bits, and a bound is below 2^31
+    split     one operand in two parts, high + low, each of whose products passes in float32; their exact
+              sum is taken in float64
+    float64   a bound is at most 2^53
+
+Operands that no quantiser made, and float formats whose levels exceed 2^26 (e5m2, bf16, fp16), are
+multiplied in float32 and claim no exact sum.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from bitwright.errors import InvalidValueError
+from bitwright.formats import Format
+from bitwright.nn.geometry import Geometry, Kind
+
+FLOAT32_EXACT = 1 << 24
+INT32_EXACT = (1 << 31) - 1
+FLOAT64_EXACT = 1 << 53
+EMULATED_ABOVE = 1 << 26
+
+
+class Exact(enum.Enum):
+    """Which products of a training step are exact: the forward one, or dgrad and wgrad too."""
+
+    FORWARD = "forward"
+    ALL = "all"
+
+
+class Path(enum.Enum):
+    """The arithmetic of one product."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    SPLIT = "split"
+    FLOAT64 = "float64"
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What is known of a quantised tensor on its way to a product: number = level * unit.
+
+    Args:
+        lowest: the smallest level.
+        highest: the largest level.
+        unit: the number that one level stands for, a power of two: 1 for integers. What a product takes are
+            numbers; a power of two changes no rounding, so bounds are those of the levels.
+    """
+
+    lowest: int
+    highest: int
+    unit: float = 1.0
+
+    @staticmethod
+    def of(form: Format) -> Operand:
+        """What a format says of its levels."""
+        return Operand(form.code_min, form.code_max)
+
+    @property
+    def level_max(self) -> int:
+        """max |level|."""
+        return max(-self.lowest, self.highest)
+
+    @property
+    def claims_exact(self) -> bool:
+        """Whether its products are exact at all."""
+        return self.unit == 1.0 or self.level_max <= EMULATED_ABOVE
+
+    @property
+    def byte(self) -> torch.dtype | None:
+        """The 8-bit type that holds every level, signed if possible."""
+        if self.lowest >= -128 and self.highest <= 127:
+            return torch.int8
+        return torch.uint8 if self.lowest >= 0 and self.highest <= 255 else None
+
+
+Operands = tuple[Operand, Operand]
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A split of one operand (0: left, 1: right) into high + low, high a multiple of `step` levels.
+
+    high = step * round(level / step), |low| <= step / 2.
+    """
+
+    side: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The arithmetic chosen for one product."""
+
+    path: Path
+    halves: Halves | None = None
+
+
+def choose(
+    operands: Operands,
+    reduction: int,
+    norm: Callable[[], tuple[int, int]],
+    int8: bool,
+    where: str = "",
+) -> Choice:
+    """The cheapest arithmetic that is proved exact.
+
+    Args:
+        operands: what is known of (left, right).
+        reduction: how many products one output sums.
+        norm: reads the data: (side, largest sum of |level| that one output takes of that operand). Called
+            only where the widths do not decide.
+        int8: whether the 8-bit product is there and right, see `int8_works`.
+        where: the layer, for messages.
+    """
+    left, right = operands
+    bytes_ = int8 and fit_int8(operands)
+    widths = reduction * left.level_max * right.level_max
+    if widths <= FLOAT32_EXACT:
+        return Choice(Path.FLOAT32)
+    if bytes_ and widths <= INT32_EXACT:
+        return Choice(Path.INT8)  # measured: less than to read the norm and multiply in float32
+    side, total = norm()
+    sums = [reduction * left.level_max, reduction * right.level_max]
+    sums[side] = min(sums[side], total)
+    bound = min(sums[0] * right.level_max, sums[1] * left.level_max)
+    if bound <= FLOAT32_EXACT:
+        return Choice(Path.FLOAT32)
+    if bytes_ and bound <= INT32_EXACT:
+        return Choice(Path.INT8)
+    halves = split(operands, (sums[0], sums[1]))
+    if halves is not None:
+        return Choice(Path.SPLIT, halves)
+    if bound <= FLOAT64_EXACT:
+        return Choice(Path.FLOAT64)
+    raise InvalidValueError(
+        "an accumulator stays below 2^53", got=f"a bound of 2^{bound.bit_length() - 1}", where=where
+    )
+
+
+def split(operands: Operands, sums: tuple[int, int]) -> Halves | None:
+    """The split whose two products pass in float32; None where there is none. Wider operand first."""
+    for side in sorted((0, 1), key=lambda s: -operands[s].level_max):
+        largest = operands[side].level_max
+        step = 1 << (largest.bit_length() + 1) // 2  # each part has half the bits
+        part = max((largest + step // 2) // step, step // 2)
+        if sums[1 - side] * part <= FLOAT32_EXACT:
+            return Halves(side, step)
+    return None
+
+
+def fit_int8(operands: Operands) -> bool:
+    """Whether both have 8 bits, and at most one of them is unsigned."""
+    types = [operand.byte for operand in operands]
+    return None not in types and types != [torch.uint8, torch.uint8]
+
+
+def largest_sum(rows: torch.Tensor, unit: float = 1.0) -> int:
+    """max over the rows of sum |level|, exactly (up to 2^53), of numbers [R, K] = level * unit.
+
+    Float32 sums need no margin: rounding is monotone and 2^24 is a float32, so a sum of integers whose true
+    value exceeds 2^24 comes out at 2^24 at least, in whatever order it is added; one that comes out below
+    was never rounded. Only above that are the sums taken again in float64, a few rows at a time, since
+    memory never touched before costs more than the sums.
+    """
+    if rows.numel() == 0:
+        return 0
+    total = float(torch.linalg.vector_norm(rows, ord=1, dim=1).max()) / unit
+    if rows.dtype == torch.float32 and total >= FLOAT32_EXACT:
+        chunk = max(1, (1 << 18) // rows.shape[1])
+        total = max(float(part.double().abs_().sum(dim=1).max()) for part in torch.split(rows, chunk)) / unit
+    return int(total)
+
+
+def accumulator_bound(
+    geometry: Geometry, weight: torch.Tensor, max_a: int, max_w: int, unit: float = 1.0
+) -> int:
+    """An upper bound of |accumulator| of the forward product, hence of every partial sum.
+
+    The widths' bound K max|a| max|w|; where that exceeds 2^24, the norm of the actual weight levels,
+    max over outputs of sum |w|, times max|a|, if smaller. The same integer on every machine.
+    """
+    widths = geometry.reduction(Kind.FORWARD, weight.shape, weight.shape) * max_a * max_w
+    if widths <= FLOAT32_EXACT:
+        return widths
+    return min(widths, largest_sum(weight.detach().flatten(1), unit) * max_a)
