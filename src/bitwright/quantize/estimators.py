@@ -89,7 +89,10 @@ def quantize_and_measure(
         what: see `Pass`.
         candidates: the scales of `Statistic.ERRORS`.
     """
-    words = None if key is None else Key(*key.tolist(), bits=what.bits)
+    words = None
+    if key is not None:
+        seed, tensor, step, call = key.tolist()
+        words = Key(seed, tensor, step, call, what.bits)
     number = twin.numbers(what.form, x, scale, what.rounding, what.overflow, words, zero_point)
     measured = measure(x, what.form, scale, zero_point, what.wants, what.channel_axis, candidates)
     return number, measured
@@ -127,7 +130,8 @@ class _Levels(torch.autograd.Function):
         what: Pass = ctx.what
         grad, of_parameter = grads[0], None
         if what.learnt is not None:
-            grad, of_parameter = what.learnt.backward(grad, *ctx.saved_tensors, what.form)
+            x, number, parameter = ctx.saved_tensors
+            grad, of_parameter = what.learnt.backward(grad, x, number, parameter, what.form)
         elif what.estimator is Estimator.NONE:
             grad = torch.zeros_like(grad)
         elif what.estimator is Estimator.CLIPPED:

@@ -11,7 +11,7 @@ from torch import nn
 from bitwright.errors import InvalidValueError
 from bitwright.formats import Format, Rounding, tensor_id
 from bitwright.quantize import ranks
-from bitwright.quantize.controllers import State, Static
+from bitwright.quantize.controllers import LearntClip, State, Static
 from bitwright.quantize.estimators import Gradients, Pass, estimate
 from bitwright.quantize.spec import Quantized, QuantizerSpec
 from bitwright.quantize.statistics import Measured, Statistic, measure
@@ -25,7 +25,8 @@ class Quantizer(nn.Module):
     stochastic rounding becomes nearest.
 
     State: what the controller remembers and what the present step measured are buffers (a learnt scale is
-    a Parameter), so that a checkpoint resumes bit for bit. Neither `forward` nor `tick` reads one on the host.
+    a Parameter), so that a checkpoint resumes bit for bit. Neither `forward` nor `tick` reads them on the
+    host.
 
     Args:
         spec: format, controller, rounding and estimator.
@@ -37,6 +38,7 @@ class Quantizer(nn.Module):
     """
 
     initialized: torch.Tensor
+    key: torch.Tensor
 
     def __init__(
         self,
@@ -127,7 +129,9 @@ class Quantizer(nn.Module):
         """
         controller = self.spec.controller
         active = self.training or self.calibrating
-        if controller.moves and active and not self._ready:
+        # a scale that settles starts anew in each calibration
+        again = controller.settles and self.calibrating and not self.calibrated
+        if controller.moves and active and (again or not self._ready):
             self._initialise(x)
         scale, zero_point = self.current_scale(), self.current_zero_point()
         if scale is not None:
@@ -232,7 +236,7 @@ class Quantizer(nn.Module):
 
     def _gradients(self, x: torch.Tensor) -> Gradients | None:
         controller = self.spec.controller
-        if not controller.learns or not torch.is_grad_enabled():
+        if not controller.learns:
             return None
         features = x.numel() if self.replicated or not x.dim() else x.numel() // max(x.shape[0], 1)
         return controller.gradients(features)
@@ -325,3 +329,8 @@ def state_names(model: nn.Module) -> list[str]:
         if isinstance(module, Quantizer)
         for name in module._buffers
     ]
+
+
+def clip_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Every learnt clip (PACT's alpha) of the model: for a parameter group with weight decay."""
+    return [q.get_parameter("alpha") for q in quantizers(model) if isinstance(q.spec.controller, LearntClip)]

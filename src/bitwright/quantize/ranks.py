@@ -32,7 +32,7 @@ def merge(measured: Sequence[tuple[Statistic, torch.Tensor]]) -> list[torch.Tens
     gathered = [torch.empty_like(flat) for _ in range(count())]
     dist.all_gather(gathered, flat)
     sizes = [tensor.numel() for _, tensor in measured]
-    columns = torch.stack(gathered).split(sizes, dim=1)
+    columns = torch.split(torch.stack(gathered), sizes, dim=1)
     merged = []
     for (statistic, tensor), column in zip(measured, columns, strict=True):
         folded = column[0]

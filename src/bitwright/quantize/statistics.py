@@ -179,7 +179,7 @@ class _Pass:
         if self.axes is None:
             bins = counted.new_zeros(BINS)
             return bins.scatter_add_(0, index.flatten(), counted.flatten())
-        channels = [n for i, n in enumerate(self.x.shape) if i not in self.axes][0]
+        channels = next(n for i, n in enumerate(self.x.shape) if i not in self.axes)
         kept = [1 if i in self.axes else n for i, n in enumerate(self.x.shape)]
         channel = torch.arange(channels, device=index.device).view(kept)
         bins = counted.new_zeros(BINS * channels)

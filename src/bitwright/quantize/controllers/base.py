@@ -10,6 +10,7 @@ import torch
 
 from bitwright.errors import InvalidTypeError, InvalidValueError
 from bitwright.formats import Flex, Format, twin
+from bitwright.quantize.estimators import Gradients
 from bitwright.quantize.statistics import Measured, Statistic, measure
 
 State = dict[str, torch.Tensor]
@@ -73,6 +74,10 @@ class Controller(ABC):
 
     def candidates(self, state: State) -> torch.Tensor | None:
         """The scales of the statistic `errors`."""
+        return None
+
+    def gradients(self, features: int) -> Gradients | None:
+        """The backward pass of a learnt scale, for a tensor of that many elements (in one example)."""
         return None
 
     def for_clipped(self, bounds: tuple[float, float], form: Format) -> Controller:
