@@ -141,7 +141,7 @@ def test_moving_scales_follow_the_step_before():
         (torch.round(1 / step[2]) * step[2]).item(),
     ]
     state = optimizer.state_dict()["state"][0]
-    assert set(state) == {"weight_grad.scale", "weight_grad.statistic"}
+    assert set(state) == {"weight_grad.scale", "weight_grad.max_abs"}
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "Adamax", "SGD", "RMSprop"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from bitwright.quantize import MaxAbs, Quantizer, QuantizerSpec
+from bitwright.quantize import Quantizer, QuantizerSpec
 
 OPERANDS = (
     "forward.activation",
@@ -36,7 +36,9 @@ class Slots(nn.Module):
         self.layer = layer
         for role, spec in specs.items():
             axis = _CHANNEL_AXIS[tensor_of(role)]
-            self.add_module(_attribute(role), Quantizer(spec, f"{layer}.{role}", axis, seed))
+            replicated = tensor_of(role) == "weight"
+            quantizer = Quantizer(spec, f"{layer}.{role}", axis, seed, replicated)
+            self.add_module(_attribute(role), quantizer)
 
     def of(self, operand: str) -> Quantizer | None:
         """The quantiser of an operand; None where it stays float."""
@@ -61,7 +63,6 @@ def _attribute(role: str) -> str:
 
 def check_reduction(role: str, spec: QuantizerSpec) -> str | None:
     """Why `spec` cannot serve an operand `role`, or None: no scale may vary along a reduction axis."""
-    per_channel = isinstance(spec.controller, MaxAbs) and spec.controller.per == "channel"
-    if per_channel and tensor_of(role) != "weight":
+    if spec.controller.per == "channel" and tensor_of(role) != "weight":
         return f"a scale per channel of {role} would vary along a product's reduction axis"
     return None

@@ -6,20 +6,22 @@ They act inside `optimizer.step()`, after accumulation, all-reduce, unscaling an
     w, state <- the optimiser's own step
     w  <- quantise(clip(w); primal)          state <- quantise(state; state)
 
-so what is stored between steps is already on its grid. Whatever a moving scale learns is kept in
-`optimizer.state` under "<role>.scale", hence in the optimiser's own state_dict.
+so what is stored between steps is already on its grid; where a scale moves, the stored values are put on
+the new grid in the same step. Whatever a controller learns is kept in `optimizer.state` under "<role>.scale"
+and the like, hence in the optimiser's own state_dict. Under data parallelism gradients arrive reduced, so
+that every rank measures the same and nothing is exchanged here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from bitwright.quantize import MaxAbs, Quantizer, QuantizerSpec
+from bitwright.quantize import Quantizer, QuantizerSpec
 
 STEP_BUFFER = "bitwright_step"
 """The int64 buffer on a quantised root module that counts training forwards."""
@@ -45,27 +47,29 @@ class ParameterRule:
 
 
 class _Formats:
-    """The hooks' state: one quantiser per parameter and stored tensor."""
+    """The hooks' state: one quantiser per parameter and stored tensor.
+
+    A quantiser's buffers are the very tensors in `optimizer.state`, under "<tensor>.<buffer>".
+    """
 
     def __init__(self, model: nn.Module, rules: Iterable[ParameterRule], seed: int) -> None:
         self.model = model
         self.rules = tuple(rules)
         self.seed = seed
         self.quantizers: dict[tuple[str, str], Quantizer] = {}
+        self.loading: dict[nn.Parameter, dict[str, torch.Tensor]] = {}
 
     def quantizer(
         self, rule: ParameterRule, tensor: str, spec: QuantizerSpec, state: dict[str, Any]
     ) -> Quantizer:
+        """The quantiser of a stored tensor, at the present step."""
         key = (rule.name, tensor)
         if key not in self.quantizers:
             self.quantizers[key] = Quantizer(spec, f"{rule.name}.{tensor}", 0, self.seed)
         quantizer = self.quantizers[key]
-        scale = state.get(f"{tensor}.scale")
-        if scale is not None and isinstance(spec.controller, MaxAbs):
-            quantizer.scale = scale
-            quantizer.statistic = state[f"{tensor}.statistic"]
-            quantizer.initialized = torch.ones((), dtype=torch.bool)
-        quantizer.tick(int(getattr(self.model, STEP_BUFFER, 0)))
+        stored = {name: state.get(f"{tensor}.{name}") for name in quantizer.state()}
+        quantizer.adopt({name: value for name, value in stored.items() if value is not None})
+        quantizer.tick(getattr(self.model, STEP_BUFFER, 0))
         return quantizer
 
     def before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -82,24 +86,50 @@ class _Formats:
             parameter = rule.parameter
             if parameter.grad is None:
                 continue
-            if rule.clip is not None:
-                parameter.clamp_(*rule.clip)
             state = optimizer.state[parameter]
-            if rule.primal is not None:
-                quantizer = self.quantizer(rule, "primal", rule.primal, state)
-                parameter.copy_(quantizer.quantize(parameter))
+            self.store(rule, parameter, state)
             if rule.state is not None:
                 for name, value in list(state.items()):
                     if isinstance(value, torch.Tensor) and value.shape == parameter.shape and "." not in name:
                         quantizer = self.quantizer(rule, f"state.{name}", rule.state, state)
                         value.copy_(quantizer.quantize(value))
-            self.remember(rule, state)
+            for (name, tensor), quantizer in self.quantizers.items():
+                if name == rule.name:
+                    state |= {f"{tensor}.{key}": value for key, value in quantizer.state().items()}
 
-    def remember(self, rule: ParameterRule, state: dict[str, Any]) -> None:
-        for (name, tensor), quantizer in self.quantizers.items():
-            if name == rule.name and isinstance(quantizer.spec.controller, MaxAbs):
-                state[f"{tensor}.scale"] = quantizer.scale
-                state[f"{tensor}.statistic"] = quantizer.statistic
+    def store(self, rule: ParameterRule, parameter: nn.Parameter, state: dict[str, Any]) -> None:
+        """Clip and quantise a parameter; where its scale moved, that puts all of it on the new grid."""
+        quantizer = None
+        if rule.primal is not None:
+            quantizer = self.quantizer(rule, "primal", rule.primal, state)
+        early = False
+        if rule.clip is not None:
+            if quantizer is not None and quantizer.spec.controller.counts_before_clipping:
+                early = True
+                quantizer.observe(parameter)
+            parameter.clamp_(*rule.clip)
+        if quantizer is not None:
+            parameter.copy_(quantizer.quantize(parameter, measured=not early))
+
+    # torch casts all state of a parameter to the parameter's type when it loads: counters would lose bits
+
+    def before_loading(self, optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+        indices = [index for group in state_dict["param_groups"] for index in group["params"]]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        place = dict(zip(indices, parameters, strict=False))
+        kept: dict[Any, Any] = {}
+        self.loading = {}
+        for index, state in state_dict["state"].items():
+            ours = {k: v for k, v in state.items() if "." in k} if index in place else {}
+            kept[index] = {k: v for k, v in state.items() if k not in ours}
+            if ours:
+                self.loading[place[index]] = ours
+        return {**state_dict, "state": kept}
+
+    def after_loading(self, optimizer: torch.optim.Optimizer) -> None:
+        for parameter, ours in self.loading.items():
+            optimizer.state[parameter] |= {k: v.to(parameter.device).clone() for k, v in ours.items()}
+        self.loading = {}
 
 
 def wrap(
@@ -116,7 +146,7 @@ def wrap(
         rules: one for each parameter that the recipe speaks of.
         seed: of the random bits.
     """
-    formats = _Formats(model, rules, seed)
+    formats = _Formats(model, [_for_clipped(rule) for rule in rules], seed)
     with torch.no_grad():
         for rule in formats.rules:
             if rule.clip is not None:
@@ -126,4 +156,14 @@ def wrap(
                 rule.parameter.copy_(quantizer.quantize(rule.parameter))
     optimizer.register_step_pre_hook(formats.before)
     optimizer.register_step_post_hook(formats.after)
+    optimizer.register_load_state_dict_pre_hook(formats.before_loading)
+    optimizer.register_load_state_dict_post_hook(formats.after_loading)
     return optimizer
+
+
+def _for_clipped(rule: ParameterRule) -> ParameterRule:
+    """The rule, with the controller that a clipped parameter needs."""
+    if rule.clip is None or rule.primal is None:
+        return rule
+    controller = rule.primal.controller.for_clipped(rule.clip, rule.primal.format)
+    return replace(rule, primal=replace(rule.primal, controller=controller))

@@ -1,23 +1,53 @@
 """quantize: how a tensor meets a format. Controllers, estimators, and the Quantizer module."""
 
-from bitwright.quantize.controllers import Controller, MaxAbs, Static
-from bitwright.quantize.estimators import Estimator
-from bitwright.quantize.quantizer import (
-    Quantized,
-    Quantizer,
-    QuantizerSpec,
-    calibrate,
-    quantizers,
+from bitwright.quantize.calibration import calibrate
+from bitwright.quantize.controllers import (
+    CONTROLLERS,
+    Autoflex,
+    Controller,
+    LearntClip,
+    LearntStep,
+    MaxAbs,
+    MinMax,
+    MinMSE,
+    OverflowRate,
+    Percentile,
+    SqnrOptimal,
+    Static,
 )
+from bitwright.quantize.densities import Density, Optimum, grid_table, mid_rise_table
+from bitwright.quantize.estimators import Estimator
+from bitwright.quantize.quantizer import Quantizer, clip_parameters, quantizers, state_names, tick
+from bitwright.quantize.spec import Quantized, QuantizerSpec
+from bitwright.quantize.statistics import Merge, Statistic, measure
 
 __all__ = [
+    "CONTROLLERS",
+    "Autoflex",
     "Controller",
+    "Density",
     "Estimator",
+    "LearntClip",
+    "LearntStep",
     "MaxAbs",
+    "Merge",
+    "MinMSE",
+    "MinMax",
+    "Optimum",
+    "OverflowRate",
+    "Percentile",
     "Quantized",
     "Quantizer",
     "QuantizerSpec",
+    "SqnrOptimal",
     "Static",
+    "Statistic",
     "calibrate",
+    "clip_parameters",
+    "grid_table",
+    "measure",
+    "mid_rise_table",
     "quantizers",
+    "state_names",
+    "tick",
 ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
 from bitwright.errors import unknown_name
 from bitwright.formats import Format, Key, Overflow, Rounding, twin
+from bitwright.quantize.statistics import Measured, Statistic, measure
 
 
 class Estimator(enum.Enum):
@@ -37,6 +39,65 @@ class Estimator(enum.Enum):
             raise unknown_name("estimator", value, [e.value for e in Estimator]) from None
 
 
+class Gradients(Protocol):
+    """The gradients of a learnt scale: see `controllers.learnt`."""
+
+    def backward(
+        self, grad: torch.Tensor, x: torch.Tensor, number: torch.Tensor, parameter: torch.Tensor, form: Format
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(gradient of x, gradient of the parameter) from that of the value."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over a tensor does: everything but the tensors themselves.
+
+    Args:
+        form, rounding, overflow: how numbers become.
+        bits: random bits of each draw.
+        estimator: the gradient of x.
+        wants: statistics to take on the way.
+        channel_axis: of statistics per channel.
+        learnt: the gradients of a learnt scale, which is then handed to `estimate`.
+    """
+
+    form: Format
+    rounding: Rounding
+    overflow: Overflow
+    bits: int
+    estimator: Estimator
+    wants: tuple[Statistic, ...] = ()
+    channel_axis: int | None = None
+    learnt: Gradients | None = None
+
+
+def quantize_and_measure(
+    x: torch.Tensor,
+    scale: torch.Tensor | None,
+    zero_point: torch.Tensor | None,
+    key: torch.Tensor | None,
+    what: Pass,
+    candidates: torch.Tensor | None,
+) -> tuple[torch.Tensor, Measured]:
+    """(numbers, statistics) of `x`: the one place where a pass over memory is made.
+
+    Args:
+        x: float tensor.
+        scale, zero_point: broadcastable to x; None stands for the format's own, and for none.
+        key: int64 (seed, tensor, step, call) of the random bits; None rounds without them.
+        what: see `Pass`.
+        candidates: the scales of `Statistic.ERRORS`.
+    """
+    words = None
+    if key is not None:
+        seed, tensor, step, call = key.tolist()
+        words = Key(seed, tensor, step, call, what.bits)
+    number = twin.numbers(what.form, x, scale, what.rounding, what.overflow, words, zero_point)
+    measured = measure(x, what.form, scale, zero_point, what.wants, what.channel_axis, candidates)
+    return number, measured
+
+
 class _Levels(torch.autograd.Function):
     """x -> levels. The gradient that arrives is that of the value level * scale, not of the level."""
 
@@ -44,36 +105,53 @@ class _Levels(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        form: Format,
+        parameter: torch.Tensor | None,
         scale: torch.Tensor | None,
-        rounding: Rounding,
-        key: Key | None,
-        estimator: Estimator,
-    ) -> torch.Tensor:
-        ctx.estimator = estimator
-        if estimator is Estimator.CLIPPED and ctx.needs_input_grad[0]:
-            q = twin.quotient(form, x, scale)
-            ctx.save_for_backward((q >= form.min_number) & (q <= form.max_number))
-        return twin.numbers(form, x, scale, rounding, Overflow.SATURATE, key)
+        zero_point: torch.Tensor | None,
+        key: torch.Tensor | None,
+        candidates: torch.Tensor | None,
+        what: Pass,
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.what = what
+        number, measured = quantize_and_measure(x, scale, zero_point, key, what, candidates)
+        if what.learnt is not None:
+            ctx.save_for_backward(x, number, parameter)
+        elif what.estimator is Estimator.CLIPPED and ctx.needs_input_grad[0]:
+            q = twin.quotient(what.form, x, scale)
+            if zero_point is not None:
+                q = q + zero_point
+            ctx.save_for_backward((q >= what.form.min_number) & (q <= what.form.max_number))
+        statistics = tuple(measured[statistic] for statistic in what.wants)
+        ctx.mark_non_differentiable(*statistics)
+        return number, *statistics
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (grad,) = grads
-        if ctx.estimator is Estimator.NONE:
+        what: Pass = ctx.what
+        grad, of_parameter = grads[0], None
+        if what.learnt is not None:
+            x, number, parameter = ctx.saved_tensors
+            grad, of_parameter = what.learnt.backward(grad, x, number, parameter, what.form)
+        elif what.estimator is Estimator.NONE:
             grad = torch.zeros_like(grad)
-        elif ctx.estimator is Estimator.CLIPPED:
+        elif what.estimator is Estimator.CLIPPED:
             grad = torch.where(ctx.saved_tensors[0], grad, 0.0)  # infinity * 0 would be NaN
-        return grad, None, None, None, None, None
+        return grad, of_parameter, None, None, None, None, None
 
 
 def estimate(
     x: torch.Tensor,
-    form: Format,
-    scale: torch.Tensor | None,
-    rounding: Rounding,
-    key: Key | None,
-    estimator: Estimator,
-) -> torch.Tensor:
-    """Levels of `x` whose backward pass takes the gradient of the *value* and applies `estimator`."""
-    levels: torch.Tensor = _Levels.apply(x, form, scale, rounding, key, estimator)  # type: ignore[no-untyped-call]
-    return levels
+    what: Pass,
+    scale: torch.Tensor | None = None,
+    zero_point: torch.Tensor | None = None,
+    key: torch.Tensor | None = None,
+    parameter: torch.Tensor | None = None,
+    candidates: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, Measured]:
+    """(levels, statistics) of `x`.
+
+    The backward pass of the levels takes the gradient of the *value* and applies the estimator; with a
+    learnt scale it also gives the gradient of `parameter`.
+    """
+    levels, *statistics = _Levels.apply(x, parameter, scale, zero_point, key, candidates, what)  # type: ignore[no-untyped-call]
+    return levels, dict(zip(what.wants, statistics, strict=True))

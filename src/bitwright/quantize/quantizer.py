@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Format, Key, Rounding, tensor_id
-from bitwright.quantize.controllers import Controller, MaxAbs, Static
-from bitwright.quantize.estimators import Estimator, estimate
-
-
-@dataclass(frozen=True)
-class QuantizerSpec:
-    """What a recipe says of one tensor."""
-
-    format: Format
-    controller: Controller = field(default_factory=Static)
-    rounding: Rounding = Rounding.NEAREST_EVEN
-    estimator: Estimator = Estimator.STRAIGHT_THROUGH
-
-    def __post_init__(self) -> None:
-        self.controller.check(self.format)
-
-    def __str__(self) -> str:
-        parts = [str(self.controller)] if self.controller != Static() else []
-        if self.rounding is not Rounding.NEAREST_EVEN:
-            parts.append(self.rounding.value)
-        return str(self.format) + (f" ({', '.join(parts)})" if parts else "")
-
-
-class Quantized(NamedTuple):
-    """A tensor on its way to a product: value = levels * scale.
-
-    `levels` are integer-valued floats (or plain values where nothing quantises them); `scale` broadcasts
-    to them, and None stands for 1. Gradients are those of the value.
-    """
-
-    levels: torch.Tensor
-    scale: torch.Tensor | None = None
-
-    def value(self) -> torch.Tensor:
-        """levels * scale."""
-        return self.levels if self.scale is None else self.levels * self.scale
+from bitwright.formats import Format, Rounding, tensor_id
+from bitwright.quantize import ranks
+from bitwright.quantize.controllers import LearntClip, State, Static
+from bitwright.quantize.estimators import Gradients, Pass, estimate
+from bitwright.quantize.spec import Quantized, QuantizerSpec
+from bitwright.quantize.statistics import Measured, Statistic, measure
 
 
 class Quantizer(nn.Module):
@@ -57,105 +24,275 @@ class Quantizer(nn.Module):
     training batch (or `calibrate`) initialises the scale with an extra pass. In eval nothing moves, and
     stochastic rounding becomes nearest.
 
+    State: what the controller remembers and what the present step measured are buffers (a learnt scale is
+    a Parameter), so that a checkpoint resumes bit for bit. Neither `forward` nor `tick` reads them on the
+    host.
+
     Args:
         spec: format, controller, rounding and estimator.
         name: qualified name and role of the tensor: it keys the random bits.
         channel_axis: the axis that "per channel" means.
         seed: of the random bits.
+        replicated: the tensor is the same on every rank (a weight), and draws the same random bits there;
+            elsewhere (activations, errors) rank r > 0 draws those of the name "<name>@<r>".
     """
 
-    # buffers, where the controller moves the scale
-    scale: torch.Tensor
-    statistic: torch.Tensor
     initialized: torch.Tensor
+    key: torch.Tensor
 
-    def __init__(self, spec: QuantizerSpec, name: str = "", channel_axis: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        spec: QuantizerSpec,
+        name: str = "",
+        channel_axis: int = 0,
+        seed: int = 0,
+        replicated: bool = True,
+    ) -> None:
         super().__init__()
         self.spec = spec
+        self.name = name
         self.channel_axis = channel_axis
-        self.key = Key(seed, tensor_id(name))
-        self.step = 0
-        self.calls = 0
+        self.replicated = replicated
         self.calibrating = False
-        fixed = isinstance(spec.controller, Static)
-        step = spec.format.scale_or_default(spec.controller.scale) if fixed else None
-        self._static = torch.tensor(step, dtype=torch.float32) if fixed and step != 1.0 else None
-        if not fixed:
-            self.register_buffer("scale", torch.ones(()))
-            self.register_buffer("statistic", torch.zeros(()))
+        controller = spec.controller
+        self._rank = 0
+        self.calibrated = False  # whether the calibration under way, or the last one, reached it
+        self._ready = False  # the host's copy of `initialized`
+        self._wants = tuple(s for s in Statistic if s in controller.wants)
+        self._state: tuple[str, ...] = ()
+        if isinstance(controller, Static):
+            step = spec.format.scale_or_default(controller.scale)
+            scale = torch.tensor(step, dtype=torch.float32) if step != 1.0 else None
+            self.register_buffer("scale", scale, persistent=False)
+        else:
+            for key, value in controller.state(spec.format).items():
+                if controller.learns:
+                    self.register_parameter(key, nn.Parameter(value))
+                else:
+                    self.register_buffer(key, value)
+                self._state += (key,)
+            for statistic in self._wants:
+                self.register_buffer(statistic.value, torch.zeros((), dtype=statistic.dtype))
             self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+        if spec.rounding is Rounding.STOCHASTIC:
+            # (seed, tensor, step, call)
+            words = torch.tensor([seed, tensor_id(name), 0, 0], dtype=torch.int64)
+            self.register_buffer("key", words, persistent=False)
 
     @property
     def format(self) -> Format:
         """The format of the codes."""
         return self.spec.format
 
+    @property
+    def rounding(self) -> Rounding:
+        """The rounding now: in eval nothing is stochastic."""
+        if self.spec.rounding is Rounding.STOCHASTIC and not self.training:
+            return Rounding.NEAREST_EVEN
+        return self.spec.rounding
+
+    @property
+    def level_max(self) -> int:
+        """The largest |level|: the format's, or all codes' where a zero point is taken off."""
+        form = self.format
+        return form.level_max if self.current_zero_point() is None else form.code_max - form.code_min
+
     def current_scale(self) -> torch.Tensor | None:
-        """The scale in force; None stands for 1."""
-        if isinstance(self.spec.controller, Static):
-            return self._static
-        if not self.initialized:
+        """The scale in force, without a gradient; None stands for 1."""
+        controller = self.spec.controller
+        if not controller.moves:
+            static: torch.Tensor | None = self._buffers["scale"]
+            return static
+        if not self._ready:
             raise InvalidValueError(
-                f"a {self.spec.controller} scale is set by the first training batch or by calibration",
+                f"a {controller} scale is set by the first training batch or by calibration",
                 where=f"a {self.format} quantiser that has seen no data",
                 fix="train a step, or call bitwright.calibrate(model, batches)",
             )
-        return self.scale
+        return controller.scale_of(self.state(), self.format)
 
-    def forward(self, x: torch.Tensor) -> Quantized:
-        """`x` of any shape -> its levels and scale; statistics are taken in training only."""
-        if isinstance(self.spec.controller, MaxAbs) and (self.training or self.calibrating):
-            self._observe(self.spec.controller, x)
-        scale = self.current_scale()
-        if scale is not None and scale.device != x.device:
-            scale = scale.to(x.device)
-        rounding = self.spec.rounding
-        key = None
-        if rounding is Rounding.STOCHASTIC:
-            if self.training:
-                key = Key(self.key.seed, self.key.tensor, self.step, self.calls)
-                self.calls += 1
-            else:
-                rounding = Rounding.NEAREST_EVEN
-        levels = estimate(x, self.format, scale, rounding, key, self.spec.estimator)
-        return Quantized(levels, scale)
+    def current_zero_point(self) -> torch.Tensor | None:
+        """The zero point in force, int32; None where the controller sets none."""
+        return self._buffers.get("zero_point")
 
-    def quantize(self, x: torch.Tensor) -> torch.Tensor:
+    def state(self) -> State:
+        """What the controller remembers and what was measured since the tick, by name."""
+        names = (*self._state, *(statistic.value for statistic in self._wants))
+        return {name: getattr(self, name) for name in names}
+
+    def forward(self, x: torch.Tensor, measured: bool = True) -> Quantized:
+        """`x` of any shape -> its levels and scale.
+
+        Args:
+            x: a float tensor.
+            measured: whether its statistics count (in training and calibration only).
+        """
+        controller = self.spec.controller
+        active = self.training or self.calibrating
+        # a scale that settles starts anew in each calibration
+        again = controller.settles and self.calibrating and not self.calibrated
+        if controller.moves and active and (again or not self._ready):
+            self._initialise(x)
+        scale, zero_point = self.current_scale(), self.current_zero_point()
+        if scale is not None:
+            # a copy: the tick moves the buffer in place, and backward passes may come after it
+            scale = scale.to(x.device) if scale.device != x.device else scale.clone()
+        if zero_point is not None:
+            zero_point = zero_point.clone()
+        watching = measured and (self.calibrating or (self.training and not controller.settles))
+        what = Pass(
+            self.format,
+            self.rounding,
+            self.spec.overflow,
+            self.spec.random_bits,
+            self.spec.estimator,
+            self._wants if watching else (),
+            self._statistics_axis(),
+            self._gradients(x),
+        )
+        parameter = next(iter(self._parameters.values())) if controller.learns else None
+        candidates = controller.candidates(self.state()) if watching else None
+        levels, taken = estimate(x, what, scale, zero_point, self._next_key(), parameter, candidates)
+        self._merge(taken)
+        return Quantized(levels, scale, zero_point)
+
+    def quantize(self, x: torch.Tensor, measured: bool = True) -> torch.Tensor:
         """The values on the grid, without a gradient: for what the optimiser stores."""
         with torch.no_grad():
-            quantized: Quantized = self(x)
+            quantized: Quantized = self(x, measured)
             return quantized.value()
 
     @torch.no_grad()
-    def _observe(self, controller: MaxAbs, x: torch.Tensor) -> None:
-        statistic = controller.measure(x, self.channel_axis)
-        if not self.initialized:
-            self.scale = controller.scale(statistic, self.format)
-            self.statistic = statistic
-            self.initialized = torch.ones_like(self.initialized)
-        else:
-            self.statistic = torch.maximum(self.statistic, statistic)
+    def observe(self, x: torch.Tensor) -> None:
+        """Take the statistics of `x` and do no more."""
+        controller = self.spec.controller
+        if not self._ready:
+            self._initialise(x)
+        scale, axis = self.current_scale(), self._statistics_axis()
+        self._merge(measure(x, self.format, scale, self.current_zero_point(), self._wants, axis,
+                            controller.candidates(self.state())))  # fmt: skip
 
     @torch.no_grad()
-    def tick(self, step: int) -> None:
-        """Begin training step `step`: what the last one measured becomes the scale."""
-        self.step, self.calls = step, 0
-        controller = self.spec.controller
-        if isinstance(controller, Static) or not self.initialized:
+    def tick(self, step: int | torch.Tensor) -> None:
+        """Begin training step `step`: what was measured since the last tick moves the scale."""
+        if self.spec.rounding is Rounding.STOCHASTIC:
+            self._rekey(step)
+        if not self._ready or not self._wants or self.spec.controller.settles:
             return
-        moved = controller.scale(self.statistic, self.format)
-        self.scale = torch.where(self.statistic > 0, moved, self.scale)
-        self.statistic = torch.zeros_like(self.statistic)
+        self._take(self.spec.controller.move(self.state(), self.format))
+        self._forget()
+
+    # --- calibration -------------------------------------------------------------------------------------
+
+    def begin_calibration(self) -> None:
+        """Forget what the present step measured, and measure in eval mode too."""
+        self.calibrating, self.calibrated = True, False
+        self._forget()
+
+    def end_calibration(self, settle: bool) -> None:
+        """Stop; where `settle`, set the scale from what was measured."""
+        self.calibrating = False
+        if settle and self.calibrated:
+            fresh = {n: t.to(self.initialized.device) for n, t in self._fresh_memory().items()}
+            self._take(fresh | self.spec.controller.settle(self.state(), self.format))
+        if self.calibrated:
+            self._forget()
+
+    def _fresh_memory(self) -> State:
+        return {} if self.spec.controller.learns else self.spec.controller.state(self.format)
+
+    # --- state -------------------------------------------------------------------------------------------
+
+    def adopt(self, held: State) -> None:
+        """Use these very tensors as buffers: what an optimiser keeps of a quantiser, and loads."""
+        for name, value in held.items():
+            if getattr(self, name) is not value:
+                setattr(self, name, value)
+        if held and not self._ready:
+            self.initialized.fill_(True)
+            self._ready = True
+
+    def statistics(self) -> list[tuple[Statistic, torch.Tensor]]:
+        """What was measured since the tick: what ranks exchange."""
+        if not self._ready or (self.spec.controller.settles and not self.calibrated):
+            return []
+        return [(statistic, getattr(self, statistic.value)) for statistic in self._wants]
+
+    @torch.no_grad()
+    def replace_statistics(self, values: Iterable[torch.Tensor]) -> None:
+        """Put what all ranks measured in the place of what this one did."""
+        for (_, buffer), value in zip(self.statistics(), values, strict=True):
+            buffer.copy_(value)
+
+    @torch.no_grad()
+    def _initialise(self, x: torch.Tensor) -> None:
+        axis = self._statistics_axis()
+        self._take(self.spec.controller.first(x.detach(), self.format, axis, ranks.merge_one))
+        self.initialized.fill_(True)
+        self._ready = True
+
+    def _statistics_axis(self) -> int | None:
+        return self.channel_axis if self.spec.controller.per == "channel" else None
+
+    def _gradients(self, x: torch.Tensor) -> Gradients | None:
+        controller = self.spec.controller
+        if not controller.learns:
+            return None
+        features = x.numel() if self.replicated or not x.dim() else x.numel() // max(x.shape[0], 1)
+        return controller.gradients(features)
+
+    @torch.no_grad()
+    def _merge(self, taken: Measured) -> None:
+        if taken and self.calibrating:
+            self.calibrated = True
+        for statistic, value in taken.items():
+            buffer = getattr(self, statistic.value)
+            if buffer.shape == value.shape:
+                buffer.copy_(statistic.merge(buffer, value.to(buffer.device)))
+            else:  # per channel, the first time
+                setattr(self, statistic.value, value)
+
+    @torch.no_grad()
+    def _take(self, changed: State) -> None:
+        for name, value in changed.items():
+            held = getattr(self, name)
+            if held.shape == value.shape:
+                held.copy_(value)
+            else:
+                setattr(self, name, value.to(held.dtype))
+
+    def _forget(self) -> None:
+        for statistic in self._wants:
+            getattr(self, statistic.value).zero_()
+
+    def _next_key(self) -> torch.Tensor | None:
+        if self.rounding is not Rounding.STOCHASTIC:
+            return None
+        key = self.key.clone()
+        self.key[3] += 1
+        return key
+
+    def _rekey(self, step: int | torch.Tensor) -> None:
+        self.key[2] = step
+        self.key[3] = 0
+        rank = 0 if self.replicated else ranks.index()
+        if rank != self._rank:
+            self._rank = rank
+            self.key[1] = tensor_id(f"{self.name}@{rank}" if rank else self.name)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         # a float checkpoint has no quantiser state, and loads strictly all the same
-        for name, buffer in list(self._buffers.items()):
-            if buffer is None:
-                continue
-            stored = state_dict.setdefault(prefix + name, buffer)
-            if stored.shape != buffer.shape:
-                self._buffers[name] = torch.zeros_like(stored, device=buffer.device)
+        for held in (self._buffers, self._parameters):
+            for name, tensor in list(held.items()):
+                if tensor is None or name in self._non_persistent_buffers_set:
+                    continue
+                stored = state_dict.setdefault(prefix + name, tensor.detach())
+                if name in self._buffers and stored.shape != tensor.shape:
+                    shaped = torch.zeros(stored.shape, dtype=tensor.dtype, device=tensor.device)
+                    self._buffers[name] = shaped
         super()._load_from_state_dict(state_dict, prefix, *args)
+        if self.spec.controller.moves:
+            self._ready = bool(self.initialized)
 
     def extra_repr(self) -> str:
         return str(self.spec)
@@ -166,40 +303,34 @@ def quantizers(model: nn.Module) -> Iterator[Quantizer]:
     return (module for module in model.modules() if isinstance(module, Quantizer))
 
 
-@contextmanager
-def _calibrating(model: nn.Module) -> Iterator[None]:
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        for quantizer in quantizers(model):
-            quantizer.calibrating = True
-            if isinstance(quantizer.spec.controller, MaxAbs):
-                quantizer.statistic = torch.zeros_like(quantizer.statistic)
-        yield
-    finally:
-        for quantizer in quantizers(model):
-            quantizer.calibrating = False
-        for module, training in was_training.items():
-            module.training = training
+def tick(found: Iterable[Quantizer], step: int | torch.Tensor) -> None:
+    """Begin training step `step`: exchange what the ranks measured, then let every scale move."""
+    found = list(found)
+    exchange(found)
+    for quantizer in found:
+        quantizer.tick(step)
 
 
-def calibrate(
-    model: nn.Module,
-    batches: Iterable[torch.Tensor],
-    forward: Callable[[nn.Module, torch.Tensor], Any] = lambda model, batch: model(batch),
-) -> int:
-    """Set every moving scale from `batches`, in eval mode and without training; returns their number.
+def exchange(found: Iterable[Quantizer]) -> None:
+    """Replace the statistics of every quantiser by those of all ranks, in one collective."""
+    if ranks.count() == 1:
+        return
+    held = [(quantizer, quantizer.statistics()) for quantizer in found]
+    merged = iter(ranks.merge([pair for _, statistics in held for pair in statistics]))
+    for quantizer, statistics in held:
+        quantizer.replace_statistics([next(merged) for _ in statistics])
 
-    Raises:
-        InvalidValueError: no batch came.
-    """
-    count = 0
-    with _calibrating(model), torch.no_grad():
-        for batch in batches:
-            forward(model, batch)
-            count += 1
-    if not count:
-        raise InvalidValueError("calibration needs at least one batch", got="none")
-    for quantizer in quantizers(model):
-        quantizer.tick(quantizer.step)
-    return count
+
+def state_names(model: nn.Module) -> list[str]:
+    """Qualified names of all quantiser buffers: what must not be broadcast between ranks."""
+    return [
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if isinstance(module, Quantizer)
+        for name in module._buffers
+    ]
+
+
+def clip_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Every learnt clip (PACT's alpha) of the model: for a parameter group with weight decay."""
+    return [q.get_parameter("alpha") for q in quantizers(model) if isinstance(q.spec.controller, LearntClip)]

@@ -28,7 +28,7 @@ from bitwright.nn import (
     trace,
 )
 from bitwright.optim import STEP_BUFFER
-from bitwright.quantize import QuantizerSpec, quantizers
+from bitwright.quantize import QuantizerSpec, quantizers, state_names, tick
 from bitwright.recipes.recipe import OPTIMIZER_ROLES, Recipe
 from bitwright.recipes.recipe import recipe as find_recipe
 from bitwright.recipes.report import Report, Row, Skipped
@@ -366,6 +366,9 @@ def _execution_order(model: nn.Module) -> list[str]:
 
 def _install_step(model: nn.Module) -> None:
     model.register_buffer(STEP_BUFFER, torch.zeros((), dtype=torch.int64))
+    # ranks count alike and exchange their statistics; DDP's broadcast would overwrite what each has measured
+    ignored = list(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
+    model.__dict__["_ddp_params_and_buffers_to_ignore"] = [*ignored, *state_names(model), STEP_BUFFER]
     model.__dict__["_bitwright_hooks"] = (
         model.register_forward_pre_hook(_tick),
         model.register_load_state_dict_pre_hook(_default_step),  # type: ignore[no-untyped-call]
@@ -378,8 +381,7 @@ def _tick(model: nn.Module, _: Any) -> None:
         return
     step = model.get_buffer(STEP_BUFFER)
     step += 1
-    for quantizer in quantizers(model):
-        quantizer.tick(int(step))
+    tick(quantizers(model), step)
 
 
 def _default_step(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

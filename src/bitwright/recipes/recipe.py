@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bitwright.errors import FileFormatError, InvalidTypeError, InvalidValueError, unknown_name
-from bitwright.formats import Format, Rounding, parse
-from bitwright.nn import OPERANDS, SHORT_NAMES, check_reduction, operands_of
-from bitwright.quantize import Controller, Estimator, MaxAbs, QuantizerSpec, Static
+from bitwright.formats import RANDOM_BITS, Format, Overflow, Rounding, parse
+from bitwright.nn import OPERANDS, SHORT_NAMES, check_reduction, operands_of, tensor_of
+from bitwright.quantize import CONTROLLERS, Controller, Density, Estimator, MinMax, QuantizerSpec
 
 OPTIMIZER_ROLES = ("weight_grad", "primal", "state")
 ROLES = (*SHORT_NAMES, *OPERANDS, *OPTIMIZER_ROLES)
@@ -163,6 +163,8 @@ def parse_spec(value: Any, role: str, where: str) -> QuantizerSpec | None:
         raise InvalidValueError(str(unknown_name("role", role, ROLES)), where=where)
     try:
         spec = _spec(value)
+        if spec is not None:
+            _check_role(role, spec)
     except (InvalidTypeError, InvalidValueError) as error:
         raise type(error)(str(error), where=f"role {role} of {where}") from error
     if spec is not None and (problem := check_reduction(role, spec)):
@@ -179,31 +181,59 @@ def _spec(value: Any) -> QuantizerSpec | None:
         return QuantizerSpec(parse(value))
     if not isinstance(value, Mapping):
         raise InvalidTypeError("a spec is a format's name or a table", got=repr(value))
-    known = {"format", "controller", "per", "power_of_two", "scale", "rounding", "estimator"}
-    _check_keys(value, known)
     if "format" not in value:
         raise InvalidValueError("a spec names its format", got=dict(value))
+    bits = value.get("random_bits", RANDOM_BITS)
+    if not isinstance(bits, int) or isinstance(bits, bool):
+        raise InvalidTypeError("random_bits is an int", got=repr(bits))
     return QuantizerSpec(
         parse(value["format"]),
         _controller(value),
         Rounding.of(value.get("rounding", Rounding.NEAREST_EVEN)),
         Estimator.of(value.get("estimator", Estimator.STRAIGHT_THROUGH)),
+        Overflow.of(value.get("overflow", Overflow.SATURATE)),
+        bits,
     )
 
 
+_SPEC_KEYS = {"format", "controller", "rounding", "estimator", "overflow", "random_bits"}
+_KINDS: dict[str, tuple[str, type | tuple[type, ...]]] = {
+    "bool": ("{} is true or false", bool),
+    "int": ("{} is an int", int),
+    "float": ("{} is a number", (int, float)),
+    "float | None": ("a {} is a number", (int, float)),
+    "str": ("{} is a string", str),
+    "Density | str": ("{} is a string", (str, Density)),
+}
+"""A controller's parameter, by its annotation -> what a recipe must give, in words and types."""
+
+
 def _controller(value: Mapping[str, Any]) -> Controller:
-    name = value.get("controller", "static")
-    if name == "static":
-        _check_keys(value, {"format", "controller", "scale", "rounding", "estimator"})
-        scale = value.get("scale")
-        if scale is not None and not _is_number(scale):
-            raise InvalidTypeError("a scale is a number", got=repr(scale))
-        return Static(scale)
-    if name == "max-abs":
-        if "scale" in value:
-            raise InvalidValueError("a max-abs controller sets its scale itself")
-        return MaxAbs(value.get("per", "tensor"), _flag(value, "power_of_two"))
-    raise unknown_name("controller", str(name), ("static", "max-abs"))
+    name = str(value.get("controller", "static"))
+    if name not in CONTROLLERS:
+        raise unknown_name("controller", name, CONTROLLERS)
+    kind = CONTROLLERS[name]
+    parameters = {f.name: str(f.type) for f in fields(cast(Any, kind))}
+    if "scale" in value and "scale" not in parameters:
+        raise InvalidValueError(f"a {name} controller sets its scale itself")
+    _check_keys(value, _SPEC_KEYS | set(parameters))
+    given = {key: value[key] for key in parameters if key in value}
+    for key, parameter in given.items():
+        words, types = _KINDS[parameters[key]]
+        if not isinstance(parameter, types) or (isinstance(parameter, bool) and types is not bool):
+            raise InvalidTypeError(words.format(key), got=repr(parameter))
+    return kind(**given)
+
+
+def _check_role(role: str, spec: QuantizerSpec) -> None:
+    """Raise where a controller cannot serve a role."""
+    trained = ("weight", "activation", "forward.weight", "forward.activation")
+    if spec.controller.learns and role not in trained:
+        raise InvalidValueError(
+            f"a {spec.controller} scale needs a gradient, which only {', '.join(trained)} have"
+        )
+    if isinstance(spec.controller, MinMax) and tensor_of(role) != "activation":
+        raise InvalidValueError("a zero point is for activations only", fix='use controller = "max-abs"')
 
 
 def _file_text(path: Path) -> str:
