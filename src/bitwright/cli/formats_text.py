@@ -208,9 +208,9 @@ def _big(n: int) -> str:
     return f"{n:,}" if n < 10**9 else f"2^{math.log2(n):.4g}"
 
 
-def fate_lines(form: Format, scale: float | None) -> list[str]:
+def fate_lines(form: Format, scale: float | None, zero_point: int | None) -> list[str]:
     """What NaN, the infinities and too large numbers become under each overflow rule."""
-    table = fates(form, scale)
+    table = fates(form, scale, zero_point)
     first = next(iter(table.values()))
     names = {"beyond": "1.5 x largest", "-beyond": "-1.5 x largest"}
     head = ("overflow", *(names.get(name, name) for name in first))
