@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from formats_definition import grid_of
 
+SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-45, -1e-45, 3.4028235e38, -3.4028235e38])
+
 
 def drawn(form, count=1_000_000, seed=0):
     """`count` float32: half of them any bits (all exponents, infinities, NaN), half about numbers and ties.
@@ -19,7 +21,9 @@ def drawn(form, count=1_000_000, seed=0):
     about = generator.choice(exact[np.isfinite(exact)], count - count // 2).view(np.uint32)
     about = about + generator.integers(-2, 3, len(about)).clip(-about.astype(np.int64), None)
     about = about.astype(np.uint32) | generator.integers(0, 2, len(about), dtype=np.uint32) << 31
-    return np.concatenate([bits, about]).view(np.float32)
+    x = np.concatenate([bits, about]).view(np.float32)
+    x[:: count // len(SPECIAL)][: len(SPECIAL)] = SPECIAL
+    return x
 
 
 def disagreements(x, ours, theirs):
