@@ -10,7 +10,7 @@ import torch
 
 from bitwright.errors import InvalidTypeError, InvalidValueError
 from bitwright.formats import Block, Flex, Format, Key, Overflow, Rounding
-from bitwright.formats.facts import facts
+from bitwright.formats.facts import check_zero_point, facts
 
 COUNTED_BITS = 16
 """Codes of wider formats are not counted: there are more of them than of elements."""
@@ -74,8 +74,9 @@ def effect(
         InvalidValueError: x has no elements.
     """
     check_tensor(x)
+    check_zero_point(form, zero_point)
     options: dict[str, Any] = {"scale": scale, "rounding": rounding, "overflow": overflow, "key": key}
-    shown = {"scale": scale}
+    shown: dict[str, Any] = {"scale": scale}
     if isinstance(form, Block):
         options["axis"] = shown["axis"] = axis
     elif zero_point is not None:
@@ -135,7 +136,7 @@ def limits(
 def block_steps(form: Block, x: torch.Tensor, *, scale: float | None, axis: int) -> torch.Tensor:
     """What an element's number 1 is worth, for each element of x."""
     _, scale_codes = form.encode(x, axis=axis, scale=scale)
-    worth = form.scale.decode(scale_codes) * form.step * form.scale_or_default(scale)
+    worth: torch.Tensor = form.scale.decode(scale_codes) * form.step * form.scale_or_default(scale)
     return worth.repeat_interleave(form.size, dim=axis).narrow(axis, 0, x.shape[axis])
 
 
@@ -165,7 +166,7 @@ def mse_scale(form: Format, x: torch.Tensor, *, axis: int = -1) -> float:
         x = x.flatten()[:: -(-x.numel() // SEARCHED)]
 
     def loss(scale: float) -> float:
-        options = {"axis": axis} if isinstance(form, Block) else {}
+        options: dict[str, Any] = {"axis": axis} if isinstance(form, Block) else {}
         return float((form.quantize(x, scale=scale, **options).double() - x).square().sum())
 
     if isinstance(form, Flex):
@@ -209,5 +210,5 @@ def _share(which: torch.Tensor) -> float:
 def _values_used(form: Format, codes: torch.Tensor) -> int:
     """How many different finite numbers the codes stand for (-0 is 0)."""
     inner = form.element if isinstance(form, Block) else form
-    numbers = {inner.number(code) for code in codes.unique().tolist()}
+    numbers = {inner.number(code) for code in torch.unique(codes).tolist()}
     return sum(math.isfinite(number) for number in numbers)

@@ -76,7 +76,7 @@ def rug(values: Sequence[float], axis: Axis) -> str:
 def bars_of_counts(counts: Sequence[float]) -> str:
     """One character for each count."""
     top = max(counts, default=0)
-    if top <= 2:
+    if top <= 4:
         return "".join(MARK if count else " " for count in counts).rstrip()
     unit = (len(BARS) - 2) / math.log2(top)
     return "".join(BARS[1 + round(unit * math.log2(n))] if n else " " for n in counts).rstrip()

@@ -26,37 +26,36 @@ WIDTH = 100
 SEARCHES = ("max-abs", "mse")
 
 
-class _Numbers(click.ParamType):
+def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[float] | None:
     """ "0.3", or for a block "0.3,-1,2"."""
-
-    name = "NUMBER[,NUMBER...]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
-        try:
-            return [float(part) for part in str(value).split(",")]
-        except ValueError:
-            self.fail(f"{value!r} is no number and no list of numbers such as 0.3,-1,2", param, ctx)
+    try:
+        return None if value is None else [float(part) for part in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no number and no list such as 0.3,-1,2") from None
 
 
-class _Scale(click.ParamType):
+def _scale(_: click.Context, __: click.Parameter, value: str | None) -> float | str | None:
     """A number, or how to find one."""
-
-    name = "NUMBER|max-abs|mse"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
-        if value in SEARCHES:
-            return str(value)
-        try:
-            return float(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a number nor {' or '.join(SEARCHES)}", param, ctx)
+    try:
+        return value if value is None or value in SEARCHES else float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor {' or '.join(SEARCHES)}") from None
 
 
 @click.command("formats")
 @click.argument("name", required=False)
-@click.option("--value", "numbers", type=_Numbers(), help="Tell step by step how this becomes a code.")
 @click.option(
-    "--scale", type=_Scale(), help="Worth of a number 1; with --tensor also max-abs or mse, a search."
+    "--value",
+    "numbers",
+    callback=_numbers,
+    metavar="NUMBER[,NUMBER...]",
+    help="Tell step by step how this becomes a code.",
+)
+@click.option(
+    "--scale",
+    callback=_scale,
+    metavar="NUMBER|max-abs|mse",
+    help="Worth of a number 1; with --tensor also max-abs or mse, a search.",
 )
 @click.option("--zero-point", type=int, help="The code that stands for 0, of an integer format.")
 @click.option(
@@ -117,9 +116,9 @@ def command(
         _show_list(as_json)
         return
     form = parse(name)
-    how = {"rounding": Rounding.of(rounding), "overflow": Overflow.of(overflow)}
-    form.check_overflow(how["overflow"])
-    key = Key(seed=seed) if how["rounding"] is Rounding.STOCHASTIC else None
+    form.check_overflow(Overflow.of(overflow))
+    key = Key(seed=seed) if rounding == Rounding.STOCHASTIC.value else None
+    how = {"rounding": rounding, "overflow": overflow, "key": key}
     if show_all and len(form.codes()) > text.MOST_CODES:
         raise InvalidValueError(
             f"--all prints at most {text.MOST_CODES:,} codes", got=f"{len(form.codes()):,}"
@@ -132,9 +131,9 @@ def command(
         if as_json:
             _show_json(text.as_json(form, scale, zero_point))
         else:
-            _show_format(form, scale, zero_point, numbers, show_all, key=key, **how)
+            _show_format(form, scale, zero_point, numbers, show_all, **how)
     else:
-        scale = _show_tensor(form, tensor, tensor_name, scale, zero_point, axis, as_json, key=key, **how)
+        scale = _show_tensor(form, tensor, tensor_name, scale, zero_point, axis, as_json, **how)
     if plot is not None:
         from bitwright.analysis.format_picture import draw_format
 
@@ -177,7 +176,7 @@ def _show_format(
     title, *steps = story.splitlines()
     _say([f"[{text.title(form)}]", *text.fact_lines(form, scale, zero_point), ""])
     _say([f"[{grid_title(form)}]", *_indent(grid_lines(form, scale, zero_point, _columns())), ""])
-    _say(["[what becomes of]", *text.fate_lines(form, scale), ""])
+    _say(["[what becomes of]", *text.fate_lines(form, scale, zero_point), ""])
     _say([f"[{title}]", *steps, ""])
     _say(text.code_lines(form, scale, zero_point, show_all))
 
@@ -227,7 +226,7 @@ def _effect_lines(form: Format, done: Effect, scale: float, search: str | None) 
     sqnr = "none: there is no signal" if done.sqnr is None else f"{done.sqnr:.2f} dB"
     if done.sqnr == float("inf"):
         sqnr = "infinite: every element is a value of the format"
-    rows = [("scale", f"{scale:.6g}" + ("" if search is None else f", found by {search}"))]
+    rows = [("scale", say(scale) + ("" if search is None else f", found by {search}"))]
     if done.nans or done.infinities:
         nan, infinity = (form.quantize(v, scale=scale) for v in (float("nan"), float("inf")))
         fates = [f"{done.nans:,} NaN, which become {say(nan)}"] * bool(done.nans)
@@ -240,7 +239,7 @@ def _effect_lines(form: Format, done: Effect, scale: float, search: str | None) 
         ("error", f"rms {done.rms_error:.4g}, mean {done.mean_error:+.3g}, largest {done.largest_error:.4g}"),
         (
             "overflow",
-            f"{_percent(done.overflowing)} lie beyond the limits of their {where}",
+            f"{_percent(done.overflowing)} beyond the limits of the {where}",
         ),
         ("underflow", f"{_percent(done.flushed)} of those that are not 0 become 0"),
     ]

@@ -104,12 +104,9 @@ def _log_marks(form: Format, worth: float, axis: Axis) -> str:
         edge = 2.0 ** min(axis.low + (column - 0.5) * width, 127.99) / worth
         return form.encode(edge, scale=1.0, rounding="toward-zero") if edge >= form.unit / 2 else 0
 
-    zero = isinstance(form, Float) and not form.zero
     ranks = [rank(c) for c in range(axis.columns + 1)]
-    ranks[0] = -1 if zero else 0
+    ranks[0] = form.encode(2.0**axis.low / worth, scale=1.0) - 1  # whatever means 0 is left out
     counts = [max(b - a, 0) for a, b in pairwise(ranks)]
-    if isinstance(form, Float) and not form.subnormals:  # field 0 is zero alone
-        counts = [min(count, 1 << form.mantissa) if i == 0 else count for i, count in enumerate(counts)]
     return bars_of_counts(counts)
 
 

@@ -152,6 +152,10 @@ def _power_or_number(value: float) -> str:
     return f"2^{exponent - 1} = {say(value)}" if mantissa == 0.5 and value != 1 else say(value)
 
 
+def _short(value: float) -> str:
+    return say(value) if len(say(value)) <= 9 else f"{value:.5g}"
+
+
 def _codes_text(form: Format, fact: Facts) -> str:
     if not isinstance(form, Float) and not (isinstance(form, Block) and isinstance(form.element, Float)):
         kinds = [] if not fact.unused else [f"{fact.unused} bit pattern is no code"]
@@ -178,7 +182,7 @@ def _step_rows(form: Format, fact: Facts) -> list[tuple[str, str]]:
             rows.append(("subnormal", f"from {_power_or_number(fact.smallest)}"))
         if fact.step_low is not None and fact.step_high is not None:
             low, high = _power_or_number(fact.step_low), _power_or_number(fact.step_high)
-            rows.append(("step", f"{low} at the smallest, {high} at the largest values"))
+            rows.append(("step", f"{low} near 0, {high} near the largest"))
         return rows
     if isinstance(inner, Log):
         return [
@@ -208,16 +212,17 @@ def _big(n: int) -> str:
     return f"{n:,}" if n < 10**9 else f"2^{math.log2(n):.4g}"
 
 
-def fate_lines(form: Format, scale: float | None) -> list[str]:
+def fate_lines(form: Format, scale: float | None, zero_point: int | None) -> list[str]:
     """What NaN, the infinities and too large numbers become under each overflow rule."""
-    table = fates(form, scale)
+    table = fates(form, scale, zero_point)
     first = next(iter(table.values()))
-    names = {"beyond": "1.5 x largest", "-beyond": "-1.5 x largest"}
+    names = {"beyond": "1.5 max", "-beyond": "-1.5 max"}
     head = ("overflow", *(names.get(name, name) for name in first))
     merged: dict[tuple[str, ...], list[str]] = {}
     for rule, row in table.items():
-        merged.setdefault(tuple(say(v) for v in row.values()), []).append(rule.value)
-    rows = [(", ".join(rules), *values) for values, rules in merged.items()]
+        merged.setdefault(tuple(_short(v) for v in row.values()), []).append(rule.value)
+    labels = [", ".join(rules) for rules in merged.values()] if len(merged) > 1 else ["whatever the rule"]
+    rows = [(label, *values) for label, values in zip(labels, merged, strict=True)]
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     return [_columns(row, widths) for row in (head, *rows)]
 
@@ -290,5 +295,7 @@ def as_json(form: Format, scale: float | None, zero_point: int | None) -> dict[s
 
 
 def plain(value: Any) -> Any:
-    """`value` for JSON, which has no infinities and no NaN."""
+    """`value` for JSON, which has no infinities, no NaN, and no integers that a double does not hold."""
+    if isinstance(value, int) and abs(value) > 1 << 53:
+        return None
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -94,10 +94,12 @@ def explain(
 
 
 def say(value: float | np.floating) -> str:
-    """A number in the fewest digits that give it back: as a float32 where it is one."""
+    """A number in the fewest digits that give it back, where it is a float32; else in six or more."""
     value = float(value)
     if math.isinf(value) or math.isnan(value):
         return f"{value:g}".replace("nan", "NaN")
+    if value == round(value) and abs(value) < 1e10:
+        return f"{value:.0f}"
     with np.errstate(over="ignore", under="ignore"):
         single = np.float32(value)
     text = str(single if float(single) == value or abs(float(single) - value) < 1e-9 * abs(value) else value)
@@ -342,6 +344,10 @@ def _chance(fraction: float, draw: Draw | None) -> str:
     return "" if draw is None else f", up where R < {fraction * 2**draw.bits:.6g}; {_drawn(draw)}"
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
+
+
 def _code(form: Format, code: int) -> str:
     bits = f"in {form.bits} bit{'s' if form.bits > 1 else ''}"
     kind = kind_of(form, code)
@@ -359,7 +365,7 @@ def _error(form: Format, x: float, value: float, step: float) -> str:
     error = value - x
     if math.isnan(error) or math.isinf(error):
         return "none: the same" if repr(value) == repr(x) or value == x else "beyond measure"
-    relative = f"{100 * abs(error / x):.2g} %" if x else "x is 0"
+    relative = _percent(abs(error / x)) if x else "x is 0"
     if isinstance(form, Float | Log):
         return f"{error:+g} ({relative})" if error else "0"
     return f"{error:+g} ({abs(error) / step:.2g} steps)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bitwright.formats.block import Block
 from bitwright.formats.floating import Float
@@ -105,7 +106,7 @@ def facts(form: Format, scale: float | None = None, zero_point: int | None = Non
         step_high=None if step_high is None else step_high * worth,
         dynamic_range=None if smallest is None or high <= 0 else 20 * math.log10(high / (smallest * worth)),
         unit=form.unit * worth,
-        level_max=form.level_max + abs(shift),
+        level_max=round(max(abs(low), abs(high)) / worth) if shift else form.level_max,
     )
 
 
@@ -259,16 +260,22 @@ def overflows(form: Format) -> list[Overflow]:
     return known
 
 
-def fates(form: Format, scale: float | None = None) -> dict[Overflow, dict[str, float]]:
+def fates(
+    form: Format, scale: float | None = None, zero_point: int | None = None
+) -> dict[Overflow, dict[str, float]]:
     """What NaN, the infinities and 1.5 times the largest value become, under each overflow rule."""
     inner = form.element if isinstance(form, Block) else form
     worth = float(form.scale_or_default(scale)) * (form.step if isinstance(form, Block) else 1.0)
-    largest = max(abs(inner.max_number), abs(inner.min_number)) * worth
+    fact = facts(inner, worth, zero_point)
+    largest = max(abs(fact.low), abs(fact.high))
+    options: dict[str, Any] = {} if zero_point is None else {"zero_point": zero_point}
     inputs = {"NaN": math.nan, "+inf": math.inf, "-inf": -math.inf}
     # beyond float32 there is only infinity
     if 1.5 * largest < FLOAT32_MAX:
         inputs |= {"beyond": 1.5 * largest, "-beyond": -1.5 * largest}
     return {
-        overflow: {name: inner.quantize(x, scale=worth, overflow=overflow) for name, x in inputs.items()}
+        overflow: {
+            name: inner.quantize(x, scale=worth, overflow=overflow, **options) for name, x in inputs.items()
+        }
         for overflow in overflows(form)
     }
