@@ -71,16 +71,10 @@ def run_rows(
     counts: torch.Tensor,
 ) -> None:
     """Quantise `source`, dense with `shape` in storage order, one scale for each index of axis `channel`."""
-    outer, channels, inner = 1, 1, source.numel()
-    if channel is not None:
-        outer, channels = math.prod(shape[:channel]), shape[channel]
-        inner = math.prod(shape[channel + 1 :])
     native.quantize(
         source.data_ptr(),
         target.data_ptr(),
-        outer,
-        channels,
-        inner,
+        *_layout(shape, channel),
         scale.data_ptr(),
         grid,
         _ROUNDINGS[rounding],
@@ -90,6 +84,29 @@ def run_rows(
         zero_point_ptr=0 if zero_point is None else zero_point.data_ptr(),
         max_abs_ptr=max_abs.data_ptr(),
         counts_ptr=counts.data_ptr(),
+        threads=torch.get_num_threads(),
+    )
+
+
+def run_gate(
+    x: torch.Tensor,
+    grad: torch.Tensor,
+    out: torch.Tensor,
+    shape: list[int],
+    channel: int | None,
+    scale: torch.Tensor,
+    low: float,
+    high: float,
+) -> None:
+    """out = grad where low <= x / scale <= high, else 0; layout as for `run_rows`."""
+    native.gate(
+        x.data_ptr(),
+        grad.data_ptr(),
+        out.data_ptr(),
+        *_layout(shape, channel),
+        scale.data_ptr(),
+        low,
+        high,
         threads=torch.get_num_threads(),
     )
 
@@ -133,6 +150,13 @@ def run_blocks(
         counts_ptr=counts.data_ptr(),
         threads=torch.get_num_threads(),
     )
+
+
+def _layout(shape: list[int], channel: int | None) -> tuple[int, int, int]:
+    """(outer, channels, inner) around the axis that a scale varies along."""
+    if channel is None:
+        return 1, 1, math.prod(shape)
+    return math.prod(shape[:channel]), shape[channel], math.prod(shape[channel + 1 :])
 
 
 def _words(key: Key | None) -> tuple[int, int, int, int] | None:

@@ -25,18 +25,13 @@ from bitwright.formats.number import Format
 from bitwright.formats.random import Key
 from bitwright.formats.rounding import RANDOM_BITS, Overflow, Rounding
 from bitwright.formats.uniform import Binary, Uniform
+from bitwright.kernels.registration import register
 
 Measured = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 _ARGUMENTS = (
     "Tensor x, Tensor? scale, Tensor? zero_point, Tensor? key, str format, str rounding, str overflow, "
     "int bits, bool scaled, int axis"
-)
-_library: Any = torch.library.Library("bitwright", "FRAGMENT")  # type: ignore[no-untyped-call]
-_library.define(f"quantize({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,))
-_library.define(
-    f"quantize_out({_ARGUMENTS}, *, Tensor(a!) out) -> (Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 
@@ -128,13 +123,61 @@ def _fake_out(*arguments: Any, out: torch.Tensor) -> tuple[torch.Tensor, torch.T
     return _fake(*arguments)[1:]
 
 
-for _name, _run, _shape in (
-    ("quantize", _implementation, _fake),
-    ("quantize_out", _implementation_out, _fake_out),
-):
-    for _device in ("CPU", "CUDA"):
-        _library.impl(_name, _run, _device)
-    torch.library.register_fake(f"bitwright::{_name}", _shape, lib=_library)
+register(f"quantize({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)", _implementation, _fake)
+register(f"quantize_out({_ARGUMENTS}, *, Tensor(a!) out) -> (Tensor, Tensor)", _implementation_out, _fake_out)
+
+
+# --- the clipped gradient ----------------------------------------------------------------------------------
+
+
+def gate(
+    form: Format,
+    x: torch.Tensor,
+    grad: torch.Tensor,
+    scale: torch.Tensor | None = None,
+    zero_point: torch.Tensor | None = None,
+    overflow: Overflow = Overflow.SATURATE,
+) -> torch.Tensor:
+    """grad where x / scale lies within the limits of the format, else 0; 0 where it is NaN."""
+    low, high = limits(form, overflow, None)
+    if isinstance(form, Binary):
+        low, high = -1.0, 1.0  # the derivative of the hard tanh
+    gated: torch.Tensor = torch.ops.bitwright.gate(x, grad, scale, zero_point, str(form), low, high)
+    return gated
+
+
+def _gate(
+    x: torch.Tensor,
+    grad: torch.Tensor,
+    scale: torch.Tensor | None,
+    zero_point: torch.Tensor | None,
+    format: str,  # noqa: A002 - the schema's name
+    low: float,
+    high: float,
+) -> torch.Tensor:
+    form = parse(format)
+    plain = x.dtype == grad.dtype == torch.float32 and not form.wide and x.stride() == grad.stride()
+    order = _storage_order(x)
+    step = _along_one_axis(x, form.scale_or_default(scale), torch.float32)
+    if x.device.type == "cpu" and plain and order is not None and step is not None and zero_point is None:
+        out = torch.empty_like(grad)
+        channel = None if step[1] is None else order.index(step[1])
+        grids.run_gate(x, grad, out, [x.shape[i] for i in order], channel, step[0], low, high)
+        return out
+    q = twin.quotient(form, x, scale)
+    if zero_point is not None:
+        q = q + zero_point
+    return torch.where((q >= low) & (q <= high), grad, 0.0)  # infinity * 0 would be NaN
+
+
+register(
+    "gate(Tensor x, Tensor grad, Tensor? scale, Tensor? zero_point, str format, float low, float high) -> Tensor",
+    _gate,
+    lambda x, grad, *_: torch.empty_like(grad),
+)
+
+
+# --- one pass ----------------------------------------------------------------------------------------------
 
 
 def _key(key: torch.Tensor | None, bits: int) -> Key | None:
@@ -263,7 +306,7 @@ def _twin(
         if scaled:
             result = result * twin.as_tensor(step, result.dtype, x.device)
         q = twin.quotient(form, x, scale)
-    low, high = _limits(form, overflow, zero_point)
+    low, high = limits(form, overflow, zero_point)
     counts = torch.stack([((k * q > high) | (k * q < low)).sum() for k in (1, 2)])
     magnitude = x.abs().to(torch.float32)
     magnitude = torch.where(magnitude.isfinite(), magnitude, 0.0)
@@ -274,12 +317,12 @@ def _twin(
     return result if out is None else out.copy_(result), max_abs, counts
 
 
-def _limits(form: Format, overflow: Overflow, zero_point: torch.Tensor | None) -> tuple[Any, Any]:
+def limits(form: Format, overflow: Overflow, zero_point: torch.Tensor | None) -> tuple[Any, Any]:
     """Beyond which a quotient counts as overflowing."""
     if isinstance(form, Block):
         form = form.element
     if isinstance(form, Binary):
-        return -math.inf, math.inf
+        return -math.inf, math.inf  # a sign overflows nowhere
     if not isinstance(form, Uniform):
         return -form.max_number, form.max_number
     low, high = form.limits(overflow)

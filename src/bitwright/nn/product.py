@@ -22,6 +22,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from bitwright.errors import InvalidValueError
+from bitwright.kernels.registration import register
 from bitwright.nn.arithmetic import (
     FLOAT32_EXACT,
     Choice,
@@ -42,12 +43,6 @@ Pair = tuple[Operand | None, Operand | None]
 """What is known of (left, right); None: no quantiser made it."""
 
 # --- the operator ----------------------------------------------------------------------------------------
-
-_library = torch.library.Library("bitwright", "FRAGMENT")  # type: ignore[no-untyped-call]
-_library.define(  # type: ignore[no-untyped-call]
-    "product(str kind, Tensor left, Tensor right, SymInt[] shape, int[] window, int[] ranges, "
-    "float[] units, str where, str path) -> Tensor"
-)
 
 
 def sums(
@@ -140,9 +135,12 @@ def _fake(
     return left.new_empty(shape, dtype=_result_type(operands, reduction))
 
 
-for _device in ("CPU", "CUDA"):
-    _library.impl("product", _product, _device)  # type: ignore[no-untyped-call]
-torch.library.register_fake("bitwright::product", _fake, lib=_library)
+register(
+    "product(str kind, Tensor left, Tensor right, SymInt[] shape, int[] window, int[] ranges, "
+    "float[] units, str where, str path) -> Tensor",
+    _product,
+    _fake,
+)
 
 
 def _geometry(window: list[int]) -> Geometry:

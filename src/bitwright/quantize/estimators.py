@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from bitwright.errors import unknown_name
-from bitwright.formats import Format, Key, Overflow, Rounding, twin
+from bitwright.formats import Block, Format, Overflow, Rounding, operators
 from bitwright.quantize.statistics import Measured, Statistic, measure
 
 
@@ -60,6 +60,7 @@ class Pass:
         wants: statistics to take on the way.
         channel_axis: of statistics per channel.
         learnt: the gradients of a learnt scale, which is then handed to `estimate`.
+        block_axis: along which a block format's blocks run.
     """
 
     form: Format
@@ -70,6 +71,7 @@ class Pass:
     wants: tuple[Statistic, ...] = ()
     channel_axis: int | None = None
     learnt: Gradients | None = None
+    block_axis: int = -1
 
 
 def quantize_and_measure(
@@ -89,13 +91,31 @@ def quantize_and_measure(
         what: see `Pass`.
         candidates: the scales of `Statistic.ERRORS`.
     """
-    words = None
-    if key is not None:
-        seed, tensor, step, call = key.tolist()
-        words = Key(seed, tensor, step, call, what.bits)
-    number = twin.numbers(what.form, x, scale, what.rounding, what.overflow, words, zero_point)
-    measured = measure(x, what.form, scale, zero_point, what.wants, what.channel_axis, candidates)
-    return number, measured
+    blocks = isinstance(what.form, Block)
+    number, max_abs, counts = operators.quantize(
+        what.form,
+        x,
+        scale,
+        what.rounding,
+        what.overflow,
+        key,
+        what.bits,
+        zero_point,
+        scaled=blocks,
+        axis=what.block_axis,
+    )
+    taken: Measured = {}
+    if what.channel_axis is None and max_abs.dim() == 0:
+        taken = {
+            Statistic.MAX_ABS: max_abs,
+            Statistic.OVER: counts[0],
+            Statistic.OVER_HALF: counts[1],
+        }
+    elif what.channel_axis is not None and max_abs.dim() == x.dim():
+        taken = {Statistic.MAX_ABS: max_abs}
+    rest = [statistic for statistic in what.wants if statistic not in taken]
+    measured = measure(x, what.form, scale, zero_point, rest, what.channel_axis, candidates)
+    return number, {s: taken[s].clone() if s in taken else measured[s] for s in what.wants}
 
 
 class _Levels(torch.autograd.Function):
@@ -117,10 +137,7 @@ class _Levels(torch.autograd.Function):
         if what.learnt is not None:
             ctx.save_for_backward(x, number, parameter)
         elif what.estimator is Estimator.CLIPPED and ctx.needs_input_grad[0]:
-            q = twin.quotient(what.form, x, scale)
-            if zero_point is not None:
-                q = q + zero_point
-            ctx.save_for_backward((q >= what.form.min_number) & (q <= what.form.max_number))
+            ctx.save_for_backward(x, scale, zero_point)
         statistics = tuple(measured[statistic] for statistic in what.wants)
         ctx.mark_non_differentiable(*statistics)
         return number, *statistics
@@ -135,7 +152,8 @@ class _Levels(torch.autograd.Function):
         elif what.estimator is Estimator.NONE:
             grad = torch.zeros_like(grad)
         elif what.estimator is Estimator.CLIPPED:
-            grad = torch.where(ctx.saved_tensors[0], grad, 0.0)  # infinity * 0 would be NaN
+            x, scale, zero_point = ctx.saved_tensors
+            grad = operators.gate(what.form, x, grad, scale, zero_point, what.overflow)
         return grad, of_parameter, None, None, None, None, None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 
 import torch
 
-from bitwright.formats import Binary, Format, Overflow, Rounding, twin
+from bitwright.formats import Format, Overflow, Rounding, operators, twin
 
 SUB_BITS = 5
 """Bins per octave of the histogram are 2^SUB_BITS: a bin's edges differ by at most 1/32."""
@@ -164,13 +164,9 @@ class _Pass:
     def beyond(
         self, form: Format, scale: torch.Tensor | None, zero_point: torch.Tensor | None, half: bool
     ) -> torch.Tensor:
-        q = twin.quotient(form, self.x, scale)
-        if isinstance(form, Binary):
-            return self.sum(torch.zeros_like(q, dtype=torch.bool))
-        if zero_point is not None:
-            q = q + zero_point
-        share = 0.5 if half else 1.0
-        return self.sum((q < form.min_number * share) | (q > form.max_number * share))
+        q = twin.quotient(form, self.x, scale) * (2 if half else 1)
+        low, high = operators.limits(form, Overflow.SATURATE, zero_point)
+        return self.sum((q < low) | (q > high))
 
     def histogram(self) -> torch.Tensor:
         index = (self.finite.abs().view(torch.int32) >> _SHIFT) - _FIRST_BIN
