@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "emulate-rows.h"
 
@@ -22,7 +23,9 @@ class BlockScales {
 
     // s_b of blocks with these largest magnitudes.
     F operator()(F max_abs) const {
-        const F amax = V::div(max_abs, V::all(args_.global));
+        // a small scale above the blocks must not make the quotient infinite
+        const F amax = V::min(V::div(max_abs, V::all(args_.global)),
+                              V::all(std::numeric_limits<float>::max()));
         const F ratio = V::div(amax, V::all(args_.elem_max));
         if (args_.rule == ScaleRule::divide) return grid_(ratio, F{});
         const bool by_ratio = args_.rule == ScaleRule::rceil;
