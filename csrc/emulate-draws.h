@@ -28,12 +28,20 @@ class Draws {
 
   private:
     using U = typename V::U;
-    static constexpr int64_t kWindow = 8 * V::kBlocks;
+    static constexpr int64_t kChains = 2;  // independent, so that one hides the other's latency
+    static constexpr int64_t kWindow = kChains * 8 * V::kBlocks;
     static constexpr uint32_t kRounds = 7;
 
     [[gnu::always_inline]] void fill(int64_t element) {
         const uint64_t block = static_cast<uint64_t>(element) / 8;
         first_ = static_cast<int64_t>(block * 8);
+        for (int64_t chain = 0; chain < kChains; ++chain) {
+            const int64_t skip = chain * V::kBlocks;
+            philox(block + static_cast<uint64_t>(skip), window_ + 8 * skip);
+        }
+    }
+
+    [[gnu::always_inline]] void philox(uint64_t block, uint16_t* window) const {
         const U m0 = V::all_wide(0xD2511F53U), m1 = V::all_wide(0xCD9E8D57U);
         U c0 = V::blocks_from(block), c1 = V::high(c0);
         U c2 = V::all_wide(step_), c3 = V::all_wide(tail_);
@@ -45,7 +53,7 @@ class Draws {
             c1 = p1;
             c3 = p0;
         }
-        V::store_blocks(window_, c0, c1, c2, c3, shift_);
+        V::store_blocks(window, c0, c1, c2, c3, shift_);
     }
 
     const uint32_t step_, tail_;

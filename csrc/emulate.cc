@@ -132,6 +132,7 @@ std::vector<T> repeated(const T* values, const Layout3& layout, int64_t period) 
 
 Counts emulate(const EmulateTable& table, EmulateArgs args, const Layout3& layout, float* max_abs,
                int64_t threads) {
+    const DefaultFloats floats;  // also for putting maxima together
     args.size = layout.outer * layout.channels * layout.inner;
     args.channels = layout.channels;
     args.row = layout.channels == 1 ? std::max(args.size, int64_t{1}) : layout.inner;
@@ -165,6 +166,7 @@ Counts emulate(const EmulateTable& table, EmulateArgs args, const Layout3& layou
 }
 
 Counts emulate_blocks(const EmulateTable& table, BlockArgs args, float* max_abs, int64_t threads) {
+    const DefaultFloats floats;
     const int64_t elements = args.outer * args.length * args.inner;
     const int64_t stretches = args.inner == 1 ? 1 : (args.inner + kStretch - 1) / kStretch;
     const int64_t units = args.outer * ((args.length + args.block - 1) / args.block) * stretches;
