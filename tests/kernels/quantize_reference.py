@@ -24,7 +24,7 @@ def draws(count, key, bits):
     seed, tensor, step, tail = key
     named = Key(seed=seed, tensor=tensor, step=step | (tail >> 16) << 32, call=tail & 0xFFFF)
     known = _drawn.setdefault(key, [])
-    known.extend(draw_scalar(named, i) for i in range(len(known), count))
+    known.extend(draw_scalar(named, i).value for i in range(len(known), count))
     return np.array(known[:count], np.int64) >> (16 - bits)
 
 
