@@ -25,7 +25,6 @@ import torch
 
 from bitwright.errors import InvalidValueError
 from bitwright.formats import Format
-from bitwright.nn.geometry import Geometry, Kind
 
 FLOAT32_EXACT = 1 << 24
 INT32_EXACT = (1 << 31) - 1
@@ -185,15 +184,19 @@ def largest_sum(rows: torch.Tensor, unit: float = 1.0) -> int:
     return int(total)
 
 
-def accumulator_bound(
-    geometry: Geometry, weight: torch.Tensor, max_a: int, max_w: int, unit: float = 1.0
-) -> int:
+def accumulator_bound(weight: torch.Tensor, max_a: int, max_w: int, unit: float = 1.0) -> int:
     """An upper bound of |accumulator| of the forward product, hence of every partial sum.
 
     The widths' bound K max|a| max|w|; where that exceeds 2^24, the norm of the actual weight levels,
     max over outputs of sum |w|, times max|a|, if smaller. The same integer on every machine.
+
+    Args:
+        weight: numbers [O, ...] = level * unit.
+        max_a: the largest |level| of an activation.
+        max_w: the largest |level| of a weight.
+        unit: of the weight.
     """
-    widths = geometry.reduction(Kind.FORWARD, weight.shape, weight.shape) * max_a * max_w
+    widths = weight.shape[1:].numel() * max_a * max_w
     if widths <= FLOAT32_EXACT:
         return widths
     return min(widths, largest_sum(weight.detach().flatten(1), unit) * max_a)
