@@ -85,6 +85,11 @@ class Format(ABC):
         return int(max(abs(self.max_number), abs(self.min_number)) / self.unit)
 
     @property
+    def integral(self) -> bool:
+        """Whether codes and numbers are the same integers: what an integer network is made of."""
+        return False
+
+    @property
     def default_scale(self) -> float | None:
         """The worth of a number 1 where nothing else is said; None: the caller must say."""
         return 1.0

@@ -28,6 +28,10 @@ class Uniform(Format):
     def number(self, code: int) -> float:
         return float(code)
 
+    @property
+    def integral(self) -> bool:
+        return True
+
     def limits(self, overflow: Overflow) -> tuple[int, int]:
         """The smallest and the largest code that `overflow` leaves."""
         low, high = self.code_min, self.code_max
@@ -259,6 +263,10 @@ class Binary(Format):
 
     def number(self, code: int) -> float:
         return float(code)
+
+    @property
+    def integral(self) -> bool:
+        return True
 
     def code_of(self, q: np.floating, rounding: Rounding, overflow: Overflow, draw: Draw | None) -> int:
         q = type(q)(0) if np.isnan(q) else q

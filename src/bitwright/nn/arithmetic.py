@@ -24,8 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Format
-from bitwright.nn.geometry import Geometry, Kind
+from bitwright.formats import Block, Format
 
 FLOAT32_EXACT = 1 << 24
 INT32_EXACT = (1 << 31) - 1
@@ -65,19 +64,22 @@ class Operand:
     unit: float = 1.0
 
     @staticmethod
-    def of(form: Format) -> Operand:
-        """What a format says of its levels."""
-        return Operand(form.code_min, form.code_max)
+    def of(form: Format, zero_point: bool = False) -> Operand | None:
+        """What a format says of its levels; None where no exact sum is claimed.
+
+        With a zero point, levels are codes less any code.
+        """
+        if isinstance(form, Block) or not (form.integral or form.level_max <= EMULATED_ABOVE):
+            return None
+        if zero_point:
+            spread = form.code_max - form.code_min
+            return Operand(-spread, spread)
+        return Operand(int(form.min_number / form.unit), int(form.max_number / form.unit), form.unit)
 
     @property
     def level_max(self) -> int:
         """max |level|."""
         return max(-self.lowest, self.highest)
-
-    @property
-    def claims_exact(self) -> bool:
-        """Whether its products are exact at all."""
-        return self.unit == 1.0 or self.level_max <= EMULATED_ABOVE
 
     @property
     def byte(self) -> torch.dtype | None:
@@ -185,15 +187,19 @@ def largest_sum(rows: torch.Tensor, unit: float = 1.0) -> int:
     return int(total)
 
 
-def accumulator_bound(
-    geometry: Geometry, weight: torch.Tensor, max_a: int, max_w: int, unit: float = 1.0
-) -> int:
+def accumulator_bound(weight: torch.Tensor, max_a: int, max_w: int, unit: float = 1.0) -> int:
     """An upper bound of |accumulator| of the forward product, hence of every partial sum.
 
     The widths' bound K max|a| max|w|; where that exceeds 2^24, the norm of the actual weight levels,
     max over outputs of sum |w|, times max|a|, if smaller. The same integer on every machine.
+
+    Args:
+        weight: numbers [O, ...] = level * unit.
+        max_a: the largest |level| of an activation.
+        max_w: the largest |level| of a weight.
+        unit: of the weight.
     """
-    widths = geometry.reduction(Kind.FORWARD, weight.shape, weight.shape) * max_a * max_w
+    widths = weight.shape[1:].numel() * max_a * max_w
     if widths <= FLOAT32_EXACT:
         return widths
     return min(widths, largest_sum(weight.detach().flatten(1), unit) * max_a)

@@ -18,6 +18,7 @@ from torch import nn
 
 from bitwright.errors import InvalidValueError
 from bitwright.formats import Rounding, twin
+from bitwright.kernels.registration import register
 from bitwright.nn.arithmetic import accumulator_bound
 from bitwright.quantize import Quantizer
 
@@ -109,31 +110,45 @@ class Fold:
     def active(self, dim: int) -> bool:
         """Whether the modules evaluate integers now, for a tensor of `dim` axes.
 
-        All of them are in eval mode, both operands are quantised, no scale is being calibrated, and the
-        norm's channels are the layer's: behind a linear layer over [N, L, C] a norm would take L.
+        All of them are in eval mode, both operands and the consumer have integer formats, no scale is being
+        calibrated, and the norm's channels are the layer's: behind a linear layer over [N, L, C] a norm would
+        take L.
         """
         operands = [self.layer.slots.of(o) for o in ("forward.activation", "forward.weight")]
-        if None in operands or self.layer.training or (self.norm is not None and self.norm.training):
+        if self.problem is not None or self.layer.training or (self.norm is not None and self.norm.training):
             return False
         if self.norm is not None and dim > 2 and isinstance(self.layer, nn.Linear):
             return False
         return not any(q is not None and q.calibrating for q in (*operands, self.consumer))
 
+    @property
+    def problem(self) -> str | None:
+        """Why this chain is not one of integers; None where it is."""
+        slots = self.layer.slots
+        for operand in ("forward.activation", "forward.weight"):
+            quantizer = slots.of(operand)
+            if quantizer is None:
+                return f"its {operand} has no format"
+            if not quantizer.format.integral:
+                return f"its {operand} is {quantizer.format}, whose numbers are no integers"
+        if self.consumer is not None and not self.consumer.format.integral:
+            return f"what follows it is {self.consumer.format}, whose numbers are no integers"
+        return None
+
     def bound(self, weight_levels: torch.Tensor) -> int:
         """An upper bound of |accumulator|."""
-        activation = self.layer.slots.of("forward.activation")
-        weight = self.layer.slots.of("forward.weight")
-        assert activation is not None
-        assert weight is not None
-        return accumulator_bound(
-            self.layer.geometry, weight_levels, _max_level(activation), _max_level(weight)
-        )
+        activation, weight = self._operands()
+        return accumulator_bound(weight_levels, _max_level(activation), _max_level(weight))
 
     @torch.no_grad()
     def affine(self, weight_levels: torch.Tensor) -> Affine:
         """(M, B, s) from the present weights, statistics and scales. On the CPU, in float64."""
+        slope, intercept = self._line(weight_levels.shape[0])
+        return fold_constants(slope, intercept, self.bound(weight_levels), self.layer.slots.layer)
+
+    def _line(self, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Slope and intercept of the map from accumulators to the consumer's levels: float64 [C]."""
         layer, norm = self.layer, self.norm
-        channels = weight_levels.shape[0]
         slope = torch.ones(channels, dtype=torch.float64)
         for operand in ("forward.activation", "forward.weight"):
             quantizer = layer.slots.of(operand)
@@ -151,7 +166,7 @@ class Fold:
             if scale is not None:
                 step = scale.detach().cpu().double()
                 slope, intercept = slope / step, intercept / step
-        return fold_constants(slope, intercept, self.bound(weight_levels), layer.slots.layer)
+        return slope, intercept
 
     @torch.no_grad()
     def apply(self, acc: torch.Tensor, weight_levels: torch.Tensor) -> torch.Tensor:
@@ -161,18 +176,58 @@ class Fold:
         gives the same levels back under every rounding. Integers carry no gradient: eval mode is for
         answers, train mode for learning.
         """
-        affine = self.affine(weight_levels)
-        shape = self.layer.geometry.per_channel
-        multiplier, offset = (
-            shape(t.to(acc.device, torch.float64), acc.dim()) for t in (affine.multiplier, affine.offset)
+        slope, intercept = self._line(weight_levels.shape[0])
+        largest = [_max_level(q) for q in self._operands()]
+        y: torch.Tensor = torch.ops.bitwright.fold.default(
+            acc, slope, intercept, weight_levels, largest, self.layer.slots.layer
         )
-        # an integer times a power of two is exact; adding 0 turns -0 into the integers' only zero
-        y = (acc.double() * multiplier + offset) * 2.0**-affine.shift + 0.0
         if self.consumer is None:
             return y.float()
-        levels = twin.numbers(self.consumer.format, y, 1.0, eval_rounding(self.consumer))
+        # a tensor: torch.compile cannot follow the check of a number
+        unit = torch.ones((), device=y.device)
+        spec, zero_point = self.consumer.spec, self.consumer.current_zero_point()
+        rounding = eval_rounding(self.consumer)
+        levels = twin.numbers(spec.format, y, unit, rounding, spec.overflow, zero_point=zero_point)
         scale = self.consumer.current_scale()
         return levels if scale is None else levels.double() * scale.to(acc.device, torch.float64)
+
+    def _operands(self) -> tuple[Quantizer, Quantizer]:
+        activation = self.layer.slots.of("forward.activation")
+        weight = self.layer.slots.of("forward.weight")
+        assert activation is not None
+        assert weight is not None
+        return activation, weight
+
+
+def _fold(
+    acc: torch.Tensor,
+    slope: torch.Tensor,
+    intercept: torch.Tensor,
+    weight: torch.Tensor,
+    largest: list[int],
+    where: str,
+) -> torch.Tensor:
+    """(acc M + B) 2^-s in float64, with the constants of `fold_constants`; channels as in the layer."""
+    affine = fold_constants(slope, intercept, accumulator_bound(weight, largest[0], largest[1]), where)
+    shape = (-1, 1, 1) if weight.dim() == 4 else (-1,)
+    multiplier, offset = (
+        t.to(acc.device, torch.float64).view(shape) for t in (affine.multiplier, affine.offset)
+    )
+    # an integer times a power of two is exact; adding 0 turns -0 into the integers' only zero
+    y: torch.Tensor = (acc.double() * multiplier + offset) * 2.0**-affine.shift + 0.0
+    return y
+
+
+def _fake_fold(acc: torch.Tensor, *_: object) -> torch.Tensor:
+    return torch.empty_like(acc, dtype=torch.float64)
+
+
+# (M, B, s) depend on data in ways that a graph cannot hold, so their use is one operator
+register(
+    "fold(Tensor acc, Tensor slope, Tensor intercept, Tensor weight, int[] largest, str where) -> Tensor",
+    _fold,
+    _fake_fold,
+)
 
 
 def eval_rounding(quantizer: Quantizer) -> Rounding:
@@ -182,7 +237,7 @@ def eval_rounding(quantizer: Quantizer) -> Rounding:
 
 
 def _max_level(quantizer: Quantizer) -> int:
-    return max(abs(quantizer.format.code_min), abs(quantizer.format.code_max))
+    return quantizer.level_max
 
 
 class Accumulator(nn.Module):

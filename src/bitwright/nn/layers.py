@@ -83,10 +83,11 @@ def _compute(layer: ComputeLayer, x: torch.Tensor) -> torch.Tensor:
 
 def _pair_of(slots: Slots, left: str, right: str) -> Pair:
     """What the quantisers of two operands say of their levels."""
-    first, second = slots.of(left), slots.of(right)
-    if first is None or second is None:
-        return None, None
-    return Operand.of(first.format), Operand.of(second.format)
+    first, second = (
+        None if q is None else Operand.of(q.format, q.current_zero_point() is not None)
+        for q in (slots.of(left), slots.of(right))
+    )
+    return first, second
 
 
 def _operands(slots: Slots, x: torch.Tensor, *operands: str) -> tuple[Quantized, Quantized]:

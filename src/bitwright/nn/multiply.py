@@ -29,11 +29,16 @@ def in_float(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """The product with sums in `dtype`."""
-    with full_precision(left.device.type):
-        if left.device.type == "cpu":
-            return geometry.native(kind, left.to(dtype), right.to(dtype), shape)
-        first, second = geometry.matrices(kind, left, right, shape, (dtype, dtype))
-        return geometry.tensor(kind, first @ second, shape).contiguous()
+    settings = reduced_precision(left.device.type)
+    if settings:
+        with full_precision(settings):
+            return in_float(geometry, kind, left, right, shape, dtype)
+    if left.dtype != dtype or right.dtype != dtype:
+        left, right = left.to(dtype), right.to(dtype)
+    if left.is_cpu:
+        return geometry.native(kind, left, right, shape)
+    first, second = geometry.matrices(kind, left, right, shape, (dtype, dtype))
+    return geometry.tensor(kind, first @ second, shape).contiguous()
 
 
 def in_int8(
@@ -100,39 +105,57 @@ def in_halves(
     return result
 
 
-@contextmanager
-def full_precision(device: str) -> Iterator[None]:
-    """A context in which float32 products on `device` ("cpu" or "cuda") are IEEE float32."""
-    if not hasattr(torch.backends, "fp32_precision"):  # torch < 2.9
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-        return
+class _Legacy:
+    """The one setting of torch before 2.9, in the words of those that replaced it."""
+
+    @property
+    def fp32_precision(self) -> str:
+        precision = torch.get_float32_matmul_precision()
+        return "ieee" if precision == "highest" else precision
+
+    @fp32_precision.setter
+    def fp32_precision(self, value: str) -> None:
+        torch.set_float32_matmul_precision("highest" if value == "ieee" else value)
+
+
+def _precision_settings(device: str) -> tuple[Any, ...]:
+    if not hasattr(torch.backends, "fp32_precision"):
+        return (_Legacy(),)
     cpu: Any = torch.backends.mkldnn
-    settings = (cpu.matmul, cpu.conv) if device == "cpu" else (torch.backends.cuda.matmul,)
+    return (cpu.matmul, cpu.conv) if device == "cpu" else (torch.backends.cuda.matmul,)
+
+
+_PRECISION = {device: _precision_settings(device) for device in ("cpu", "cuda")}
+
+
+def reduced_precision(device: str) -> list[Any]:
+    """The settings of torch that let float32 products on `device` ("cpu", "cuda") be less than float32."""
     # the value read is the one in force, also where it comes from a setting of wider scope
-    reduced = [(s, s.fp32_precision) for s in settings if s.fp32_precision not in ("none", "ieee")]
-    for setting, _ in reduced:
+    return [s for s in _PRECISION[device] if s.fp32_precision not in ("none", "ieee")]
+
+
+@contextmanager
+def full_precision(settings: list[Any]) -> Iterator[None]:
+    """A context in which these settings ask for IEEE float32."""
+    before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
         setting.fp32_precision = "ieee"
     try:
         yield
     finally:
-        for setting, precision in reduced:
+        for setting, precision in zip(settings, before, strict=True):
             setting.fp32_precision = precision
 
 
 @cache
-def int8_works(device: str) -> bool:
-    """Whether torch's 8-bit product is there, and exact on this machine; tried once per process.
+def int8_works() -> bool:
+    """Whether torch's 8-bit product on the CPU is there, and exact on this machine; tried once per process.
 
     It has been silently wrong on CPUs without VNNI, whose 16-bit sums of two products saturate: hence
-    extremes, of one sign and of alternating ones, in every tail that a kernel may have. Only the CPU's is
-    used: CUDA's takes few shapes, and no one has tried it here.
+    extremes, of one sign and of alternating ones, in every tail that a kernel may have. CUDA's is left
+    alone: it takes few shapes, and no one has tried it here.
     """
-    return device == "cpu" and _agrees(multiply_int8)
+    return _agrees(multiply_int8)
 
 
 def _agrees(multiply: Multiply) -> bool:

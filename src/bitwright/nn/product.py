@@ -73,7 +73,7 @@ def sums(
     window = [*geometry.stride, *geometry.padding] if isinstance(geometry, ConvGeometry) else []
     a, b = known
     ranges, units = [], []
-    if a is not None and b is not None and a.claims_exact and b.claims_exact:
+    if a is not None and b is not None:
         ranges, units = [a.lowest, a.highest, b.lowest, b.highest], [a.unit, b.unit]
     if shape is None:
         shape = geometry.output(left.shape, right.shape)
@@ -95,10 +95,11 @@ def _product(
     path: str,
 ) -> torch.Tensor:
     kind, geometry = Kind(kind_name), _geometry(window)
-    if not ranges:
-        return in_float(geometry, kind, left, right, shape, torch.float32)
-    operands = Operand(ranges[0], ranges[1], units[0]), Operand(ranges[2], ranges[3], units[1])
     reduction = geometry.reduction(kind, left.shape, right.shape)
+    dtype = _result_type(ranges, reduction)
+    if dtype is torch.float32 and not path:
+        return in_float(geometry, kind, left, right, shape, dtype)
+    operands = Operand(ranges[0], ranges[1], units[0]), Operand(ranges[2], ranges[3], units[1])
 
     def norm() -> tuple[int, int]:
         side, rows = geometry.terms(kind, left, right)
@@ -107,16 +108,16 @@ def _product(
     if path:
         choice = _forced(Path(path), operands, reduction)
     else:
-        int8 = left.device.type == "cpu" and fit_int8(operands) and int8_works("cpu")
-        choice = choose(operands, reduction, norm, int8, where)
-    if choice.path is Path.INT8:
+        choice = choose(operands, reduction, norm, left.is_cpu and int8_works(), where)
+    if choice.path is Path.FLOAT32:
+        result = in_float(geometry, kind, left, right, shape, torch.float32)
+    elif choice.path is Path.INT8:
         result = in_int8(geometry, kind, left, right, shape, operands)
     elif choice.halves is not None:
         result = in_halves(geometry, kind, left, right, shape, operands, choice.halves)
     else:
-        dtype = torch.float32 if choice.path is Path.FLOAT32 else torch.float64
-        result = in_float(geometry, kind, left, right, shape, dtype)
-    return result.to(_result_type(operands, reduction))
+        result = in_float(geometry, kind, left, right, shape, torch.float64)
+    return result.to(dtype)
 
 
 def _fake(
@@ -128,11 +129,8 @@ def _fake(
     ranges: list[int],
     *_: object,
 ) -> torch.Tensor:
-    if not ranges:
-        return left.new_empty(shape, dtype=torch.float32)
-    operands = Operand(ranges[0], ranges[1]), Operand(ranges[2], ranges[3])
     reduction = _geometry(window).reduction(Kind(kind_name), left.shape, right.shape)
-    return left.new_empty(shape, dtype=_result_type(operands, reduction))
+    return left.new_empty(shape, dtype=_result_type(ranges, reduction))
 
 
 register(
@@ -149,9 +147,11 @@ def _geometry(window: list[int]) -> Geometry:
     return ConvGeometry((window[0], window[1]), (window[2], window[3]))
 
 
-def _result_type(operands: Operands, reduction: int) -> torch.dtype:
-    """Known without the data: the widths' bound decides."""
-    widths = reduction * operands[0].level_max * operands[1].level_max
+def _result_type(ranges: list[int], reduction: int) -> torch.dtype:
+    """Known without the data: the widths' bound decides. No ranges: nothing is claimed, so float32."""
+    if not ranges:
+        return torch.float32
+    widths = reduction * max(-ranges[0], ranges[1]) * max(-ranges[2], ranges[3])
     return torch.float32 if widths <= FLOAT32_EXACT else torch.float64
 
 
