@@ -32,7 +32,7 @@ CASES = {
     "sqnr": (SqnrOptimal(), "fixed6"),
     "sqnr-channel": (SqnrOptimal("laplacian", "channel", power_of_two=False), "int3"),
     "sqnr-unsigned": (SqnrOptimal(), "uint4"),
-    "overflow-rate": (OverflowRate(rate=0.02, window=3), "fixed6"),
+    "overflow-rate": (OverflowRate(rate=0.004, window=3), "fixed6"),
     "autoflex": (Autoflex(window=4), "flex8+5"),
     "lsq": (LearntStep(), "int4"),
     "pact": (LearntClip(), "uint4"),
@@ -44,7 +44,7 @@ def build(name, replicated=True):
     controller, form = CASES[name]
     estimator = Estimator.CLIPPED if controller.learns else Estimator.STRAIGHT_THROUGH
     spec = QuantizerSpec(parse(form), controller, estimator=estimator)
-    return Quantizer(spec, "t", replicated=replicated)
+    return Quantizer(spec, "t", channel_axis=1, replicated=replicated)
 
 
 def batch(index, rows=4, scale=None):
