@@ -227,7 +227,8 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def _initialise(self, x: torch.Tensor) -> None:
         axis = self._statistics_axis()
-        self._take(self.spec.controller.first(x.detach(), self.format, axis, ranks.merge_one))
+        state = {name: getattr(self, name) for name in self._state}
+        self._take(self.spec.controller.first(x.detach(), state, self.format, axis, ranks.merge_one))
         self.initialized.fill_(True)
         self._ready = True
 

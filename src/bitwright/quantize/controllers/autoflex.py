@@ -11,8 +11,10 @@ from bitwright.formats import Flex, Format, Integers, twin
 from bitwright.quantize.controllers.base import Controller, State, ceil_log2, check_count, check_number
 from bitwright.quantize.statistics import Statistic
 
-INITIAL_STEPS = 48
-"""Algorithm 1 ends within these from any float32: 2^7 up or 2^14 down in each, for 16 bits."""
+MIN_BITS = 4
+"""With fewer, the jumps of Algorithm 1 have no length."""
+OCTAVES = 256
+"""Of float32: Algorithm 1 crosses them in jumps of floor((N-1)/2) up and N-2 down."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,12 @@ class Autoflex(Controller):
         check_count("window", self.window)
 
     def check(self, form: Format) -> None:
-        if not isinstance(form, Integers) or not form.signed or form.bits < 2:
-            raise InvalidValueError("autoflex serves two's-complement formats", got=form, fix="use flex16+5")
+        if not isinstance(form, Integers) or not form.signed or form.bits < MIN_BITS:
+            raise InvalidValueError(
+                f"autoflex serves two's-complement formats of {MIN_BITS} bits and more",
+                got=form,
+                fix="use flex16+5",
+            )
 
     def state(self, form: Format) -> State:
         return {
@@ -70,7 +76,7 @@ class Autoflex(Controller):
         phi = measured["max_abs"].double()
         exponent = torch.zeros_like(phi, dtype=torch.int64)
         done = phi == 0
-        for _ in range(INITIAL_STEPS):
+        for _ in range(OCTAVES // half + 4):
             mantissa = _mantissa(phi, exponent, form)
             over = mantissa >= form.code_max
             under = ~over & (mantissa < 2.0 ** (bits - 2))

@@ -43,7 +43,7 @@ class Controller(ABC):
     counts_before_clipping: bool = False
     """Whether a stored tensor that the optimiser clips is measured before that."""
 
-    def check(self, form: Format) -> None:
+    def check(self, form: Format) -> None:  # noqa: B027 - most serve every format
         """Raise where this controller cannot serve `form`."""
 
     def state(self, form: Format) -> State:
@@ -56,13 +56,15 @@ class Controller(ABC):
 
     @abstractmethod
     def initial(self, measured: State, form: Format) -> State:
-        """The state that the first statistics give."""
+        """What the first statistics set; `measured` holds them, and the memory that `state` gave."""
 
-    def first(self, x: torch.Tensor, form: Format, channel_axis: int | None, merge: MergeRanks) -> State:
+    def first(
+        self, x: torch.Tensor, state: State, form: Format, channel_axis: int | None, merge: MergeRanks
+    ) -> State:
         """The state that the first batch gives: `initial` of its statistics, merged over the ranks."""
-        wants = [s for s in self.wants if not s.needs_scale]
+        wants = [s for s in Statistic if s in self.wants and not s.needs_scale]
         measured = merge(measure(x, form, None, None, wants, channel_axis))
-        return self.initial({s.value: t for s, t in measured.items()}, form)
+        return self.initial(state | {s.value: t for s, t in measured.items()}, form)
 
     def move(self, state: State, form: Format) -> State:
         """What changes at the tick. Buffers that are not named keep their values."""

@@ -60,7 +60,9 @@ class MinMSE(Controller):
     def candidates(self, state: State) -> torch.Tensor:
         return state["choices"]
 
-    def first(self, x: torch.Tensor, form: Format, channel_axis: int | None, merge: MergeRanks) -> State:
+    def first(
+        self, x: torch.Tensor, state: State, form: Format, channel_axis: int | None, merge: MergeRanks
+    ) -> State:
         largest = merge(measure(x, form, None, None, [Statistic.MAX_ABS], channel_axis))
         base = scale_for(largest[Statistic.MAX_ABS], form, self.power_of_two)
         each = 1 if self.power_of_two else self.per_octave
@@ -130,6 +132,10 @@ class SqnrOptimal(Controller):
                 fix='use controller = "min-mse"',
             )
 
+    def state(self, form: Format) -> State:
+        # the table's step is worked out here, on the host, once for each density and format
+        return {"scale": torch.ones(()), "density_step": torch.tensor(self.step(form), dtype=torch.float64)}
+
     def step(self, form: Format) -> float:
         """The best scale for unit variance."""
         density = Density.of(self.density)
@@ -149,7 +155,7 @@ class SqnrOptimal(Controller):
 
     def initial(self, measured: State, form: Format) -> State:
         spread = self.spread(measured, form)
-        scale = torch.where(spread > 0, spread * self.step(form), 1.0)
+        scale = torch.where(spread > 0, spread * measured["density_step"], 1.0)
         return {"scale": legal(scale, form, self.power_of_two)}
 
     def move(self, state: State, form: Format) -> State:
