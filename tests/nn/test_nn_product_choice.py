@@ -109,7 +109,7 @@ def test_what_a_format_says_of_its_levels():
     assert Operand.of(parse("e4m3fn")) == Operand(-448 * 512, 448 * 512, 2.0**-9)
     assert Operand.of(parse("log4")) == Operand(-64, 64)
     assert Operand.of(parse("uint8"), zero_point=True) == Operand(-255, 255)
-    for name in ("e5m2", "bf16", "fp16", "log8", "log4-sqrt2", "mxfp4"):  # float32, and no claim
+    for name in ("e5m2", "bf16", "fp16", "log8", "log5-sqrt2", "mxfp4"):  # float32, and no claim
         assert Operand.of(parse(name)) is None
 
 

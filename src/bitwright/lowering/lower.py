@@ -126,10 +126,11 @@ class _Lowering:
     def _problem(self, link: Link) -> str | None:
         layer = self.modules[link.layer]
         assert isinstance(layer, Linear | Conv2d)
-        for operand in ("forward.activation", "forward.weight"):
-            if layer.slots.of(operand) is None:
-                return f"its {operand} has no format"
-        return link.problem
+        consumer = layer.fold.consumer if layer.fold is not None else None
+        for quantizer in (layer.slots.of("forward.activation"), consumer):
+            if quantizer is not None and quantizer.current_zero_point() is not None:
+                return "zero points are not lowered yet"
+        return (layer.fold or Fold(layer, None, None)).problem or link.problem
 
     # --- one node after the other ---------------------------------------------------------------------
 

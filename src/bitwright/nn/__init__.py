@@ -12,9 +12,20 @@ from bitwright.nn.graph import (
 )
 from bitwright.nn.layers import ComputeLayer, Conv2d, Linear, conv_padding
 from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
-from bitwright.nn.slots import OPERANDS, SHORT_NAMES, Slots, check_reduction, operands_of, tensor_of
+from bitwright.nn.slots import (
+    CONV_AXES,
+    LINEAR_AXES,
+    OPERANDS,
+    SHORT_NAMES,
+    Slots,
+    check_reduction,
+    operands_of,
+    tensor_of,
+)
 
 __all__ = [
+    "CONV_AXES",
+    "LINEAR_AXES",
     "OPERANDS",
     "SHORT_NAMES",
     "Accumulator",

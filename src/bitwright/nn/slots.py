@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from bitwright.formats import Block
 from bitwright.quantize import Quantizer, QuantizerSpec
 
 OPERANDS = (
@@ -21,6 +22,12 @@ SHORT_NAMES = ("activation", "weight", "error")
 
 _CHANNEL_AXIS = {"activation": 1, "weight": 0, "error": 1}
 
+LINEAR_AXES = dict(zip(OPERANDS, (-1, 1, -1, 0, -2, -2), strict=True))
+"""Reduction axis of each operand of a linear layer: activations [..., I], weight [O, I], errors [..., O]."""
+
+CONV_AXES = dict(zip(OPERANDS, (1, 1, 1, 0, 0, 0), strict=True))
+"""The same of a convolution, of its several reduction axes one: channels, and the batch for wgrad."""
+
 
 class Slots(nn.Module):
     """The quantisers of one compute layer's operands, by role.
@@ -29,16 +36,34 @@ class Slots(nn.Module):
         specs: role (an operand or a short name) -> spec. An operand's own name wins over the short one.
         layer: qualified name of the layer; with the role it keys random bits.
         seed: of the random bits.
+        axes: operand -> its product's reduction axis, along which blocks run: a block format that a short
+            name gives to a tensor quantises it once for each of its operands.
     """
 
-    def __init__(self, specs: Mapping[str, QuantizerSpec], layer: str, seed: int = 0) -> None:
+    def __init__(
+        self,
+        specs: Mapping[str, QuantizerSpec],
+        layer: str,
+        seed: int = 0,
+        axes: Mapping[str, int] = LINEAR_AXES,
+    ) -> None:
         super().__init__()
         self.layer = layer
         for role, spec in specs.items():
-            axis = _CHANNEL_AXIS[tensor_of(role)]
-            replicated = tensor_of(role) == "weight"
-            quantizer = Quantizer(spec, f"{layer}.{role}", axis, seed, replicated)
-            self.add_module(_attribute(role), quantizer)
+            roles: tuple[str, ...] = (role,)
+            if role in SHORT_NAMES and isinstance(spec.format, Block):
+                roles = tuple(operand for operand in operands_of(role) if operand not in specs)
+            for one in roles:
+                tensor = tensor_of(one)
+                quantizer = Quantizer(
+                    spec,
+                    f"{layer}.{one}",
+                    _CHANNEL_AXIS[tensor],
+                    seed,
+                    replicated=tensor == "weight",
+                    block_axis=axes.get(one, -1),
+                )
+                self.add_module(_attribute(one), quantizer)
 
     def of(self, operand: str) -> Quantizer | None:
         """The quantiser of an operand; None where it stays float."""

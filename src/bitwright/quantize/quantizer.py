@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Format, Rounding, tensor_id
+from bitwright.formats import Block, Format, Rounding, tensor_id
 from bitwright.quantize import ranks
 from bitwright.quantize.controllers import LearntClip, State, Static
 from bitwright.quantize.estimators import Gradients, Pass, estimate
@@ -35,6 +35,7 @@ class Quantizer(nn.Module):
         seed: of the random bits.
         replicated: the tensor is the same on every rank (a weight), and draws the same random bits there;
             elsewhere (activations, errors) rank r > 0 draws those of the name "<name>@<r>".
+        block_axis: the axis that the blocks of a block format run along.
     """
 
     initialized: torch.Tensor
@@ -47,12 +48,14 @@ class Quantizer(nn.Module):
         channel_axis: int = 0,
         seed: int = 0,
         replicated: bool = True,
+        block_axis: int = -1,
     ) -> None:
         super().__init__()
         self.spec = spec
         self.name = name
         self.channel_axis = channel_axis
         self.replicated = replicated
+        self.block_axis = block_axis
         self.calibrating = False
         controller = spec.controller
         self._rank = 0
@@ -149,11 +152,14 @@ class Quantizer(nn.Module):
             self._wants if watching else (),
             self._statistics_axis(),
             self._gradients(x),
+            self.block_axis,
         )
         parameter = next(iter(self._parameters.values())) if controller.learns else None
         candidates = controller.candidates(self.state()) if watching else None
         levels, taken = estimate(x, what, scale, zero_point, self._next_key(), parameter, candidates)
         self._merge(taken)
+        if isinstance(self.format, Block):
+            return Quantized(levels)  # values: every block has its own scale
         return Quantized(levels, scale, zero_point)
 
     def quantize(self, x: torch.Tensor, measured: bool = True) -> torch.Tensor:

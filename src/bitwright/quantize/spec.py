@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bitwright.errors import InvalidValueError
-from bitwright.formats import RANDOM_BITS, Format, Overflow, Rounding
+from bitwright.formats import RANDOM_BITS, Block, Format, Overflow, Rounding
 from bitwright.quantize.controllers import Controller, Static
 from bitwright.quantize.estimators import Estimator
 
@@ -36,6 +36,13 @@ class QuantizerSpec:
     def __post_init__(self) -> None:
         self.controller.check(self.format)
         self.format.check_overflow(self.overflow)
+        if isinstance(self.format, Block) and self.estimator is Estimator.CLIPPED:
+            raise InvalidValueError(
+                "blocks take their scale from the tensor, so there is nothing to clip",
+                got=self.estimator.value,
+                where=str(self.format),
+                fix='use estimator="straight-through"',
+            )
         if not 1 <= self.random_bits <= RANDOM_BITS:
             raise InvalidValueError(f"random bits lie in 1 to {RANDOM_BITS}", got=self.random_bits)
         if self.controller.learns and self.estimator is not Estimator.CLIPPED:

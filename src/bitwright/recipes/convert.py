@@ -11,6 +11,8 @@ from torch import fx, nn
 from bitwright.errors import InvalidTypeError, InvalidValueError
 from bitwright.formats import Binary, Ternary
 from bitwright.nn import (
+    CONV_AXES,
+    LINEAR_AXES,
     OPERANDS,
     Accumulator,
     BatchNorm1d,
@@ -235,7 +237,8 @@ class _Conversion:
             return None
         twin = _adopt(module, _TWINS[type(module)])
         if isinstance(twin, Linear | Conv2d):
-            twin.slots = Slots(operands, name, self.seed)
+            axes = CONV_AXES if isinstance(twin, Conv2d) else LINEAR_AXES
+            twin.slots = Slots(operands, name, self.seed, axes)
             twin.accumulator = Accumulator()
             for role, spec in operands.items():
                 estimator = spec.estimator.value if tensor_of(role) != "error" else ""
