@@ -1,4 +1,4 @@
-"""What a format does to a tensor, against numpy on the values one by one; files of every kind, hostile ones too."""
+"""What a format does to a tensor, against numpy on the values one by one; files, hostile ones too."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def hostile(folder: Path) -> dict[str, tuple[str | None, type[BitwrightError], s
     broken = ("objects.npy", "pickle.pt", "zipped.pt", "cut.npy", "cut.safetensors")
     noise = [p.name for p in folder.iterdir() if "noise" in p.name]
     return {
-        **{name: (None, FileFormatError, "read safely") for name in (*broken, *noise)},
+        **dict.fromkeys((*broken, *noise), (None, FileFormatError, "read safely")),
         "missing.npy": (None, FileFormatError, "no such file"),
         "folder.npy": (None, FileFormatError, "no such file"),
         "two.npz": (None, InvalidValueError, "holds 2 tensors: a, b; pick one by --key"),

@@ -1,4 +1,4 @@
-"""bitwright formats: what it prints equals what is computed apart from it, fits 100 columns, and refuses kindly."""
+"""bitwright formats: what it prints equals what is computed apart, fits 100 columns, refuses kindly."""
 
 from __future__ import annotations
 
