@@ -66,7 +66,9 @@ def test_the_list_names_every_format_with_its_numbers():
         assert f"{alias} = {parse(alias)}" in " ".join(output.split())
 
 
-@pytest.mark.parametrize("name", [*EVERY, "int1", "int32", "e4m3fn-flush", "log8-sqrt2", "uint1"])
+@pytest.mark.parametrize(
+    "name", [*EVERY, "int1", "int32", "e4m3fn-flush", "log8-sqrt2", "uint1", "fixed29.88"]
+)
 def test_a_page_says_what_the_codes_say(name):
     output = show(name)
     form = parse(name)
@@ -207,6 +209,13 @@ def test_odd_tensors(tmp_path):
     np.save(tmp_path / "wild.npy", np.array([1e-40, -3e38, np.inf, 1.0], np.float32))
     for name in EVERY:
         show(name, "--tensor", tmp_path / "wild.npy")
+
+
+def test_a_tensor_below_every_block_scale(tmp_path):
+    np.save(tmp_path / "small.npy", np.full(16, 1e-4, np.float32))
+    output = call("block16-int8-e4m3fn-divide", "--tensor", tmp_path / "small.npy")
+    assert "nothing: every block has a scale of 0" in output
+    assert line(output, "underflow").startswith("100.0 %")
 
 
 def test_axes_of_blocks(weights):
