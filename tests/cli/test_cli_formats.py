@@ -1,4 +1,4 @@
-"""bitwright formats: what it prints equals what is computed apart from it, fits 100 columns, and refuses kindly."""
+"""bitwright formats: what it prints equals what is computed apart, fits 100 columns, refuses kindly."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def test_the_list_names_every_format_with_its_numbers():
         assert f"{alias} = {parse(alias)}" in " ".join(output.split())
 
 
-@pytest.mark.parametrize("name", [*EVERY, "int1", "int32", "e4m3fn-flush", "log8-sqrt2", "uint1"])
+@pytest.mark.parametrize(
+    "name", [*EVERY, "int1", "int32", "e4m3fn-flush", "log8-sqrt2", "uint1", "fixed29.88"]
+)
 def test_a_page_says_what_the_codes_say(name):
     output = show(name)
     form = parse(name)
@@ -209,6 +211,13 @@ def test_odd_tensors(tmp_path):
         show(name, "--tensor", tmp_path / "wild.npy")
 
 
+def test_a_tensor_below_every_block_scale(tmp_path):
+    np.save(tmp_path / "small.npy", np.full(16, 1e-4, np.float32))
+    output = call("block16-int8-e4m3fn-divide", "--tensor", tmp_path / "small.npy")
+    assert "nothing: every block has a scale of 0" in output
+    assert line(output, "underflow").startswith("100.0 %")
+
+
 def test_axes_of_blocks(weights):
     path, _ = weights
     found = {
@@ -281,7 +290,9 @@ def test_histograms_and_limits():
 
 def test_the_grid_of_a_float_shows_every_value_of_a_small_one():
     marks = call("e2m1f").split("mirror image)\n")[1].splitlines()[0]
-    assert marks.count("│") == 7
+    # 0.5 to 6 over 96 columns of a logarithmic axis
+    places = [round(math.log2(v / 0.5) / math.log2(12) * 95) for v in (0.5, 1, 1.5, 2, 3, 4, 6)]
+    assert [i for i, c in enumerate(marks[2:]) if c == "│"] == places
     assert "├" in call("e4m3fn")
     assert call("int4").split("grid\n")[1].splitlines()[0].count("│") == 16
 

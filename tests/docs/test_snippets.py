@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 SNIPPETS = [
     pytest.param(snippet, id=f"{page.name}-{number}")
     for page in PAGES
@@ -40,6 +40,58 @@ def test_links_between_pages_exist():
     for page in PAGES:
         for target in re.findall(r"\]\(([\w./-]+\.(?:md|png|json))\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+FORMAT_PAGES = sorted((ROOT / "docs" / "formats").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", FORMAT_PAGES, ids=lambda page: page.stem)
+def test_each_page_of_a_format_shows_a_small_picture_and_the_command_that_draws_it(
+    page, tmp_path, monkeypatch
+):
+    from click.testing import CliRunner
+
+    from bitwright.cli.formats import command
+
+    text = page.read_text()
+    assert f"](formats/{page.name})" in (ROOT / "docs" / "formats.md").read_text()
+    (picture,) = re.findall(r"!\[[^\]]+\]\(([\w.+-]+\.png)\)", text)
+    (arguments,) = re.findall(rf"`bitwright formats ([^`]+ --plot {re.escape(picture)})`", text)
+    committed = (page.parent / picture).read_bytes()
+    assert len(committed) < 60_000
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(command, arguments.split()).exit_code == 0
+    # the size in pixels is in the header; the pixels depend on the fonts of the machine
+    assert (tmp_path / picture).read_bytes()[:24] == committed[:24]
+
+
+def test_commands_of_the_format_pages_run():
+    from click.testing import CliRunner
+
+    from bitwright.cli.formats import command
+
+    for page in [ROOT / "docs" / "formats.md", *FORMAT_PAGES]:
+        for arguments in re.findall(r"`bitwright formats( [^`]+)?`", page.read_text()):
+            if not re.search(r"NAME|FILE|--plot", arguments):
+                assert CliRunner().invoke(command, arguments.split()).exit_code == 0, arguments
+
+
+def test_the_table_of_floats_is_what_the_formats_say():
+    from bitwright.formats import parse
+    from bitwright.formats.facts import facts
+
+    rows = re.findall(r"^\| (`.*)\|$", (ROOT / "docs" / "formats" / "floating-point.md").read_text(), re.M)
+    assert len(rows) == 8
+    for row in rows:
+        name, bits, largest, normal, smallest, infinities, nans = (cell.strip() for cell in row.split("|"))
+        form = parse(name.split("`")[1])
+        fact = facts(form)
+        assert int(bits) == form.bits
+        shown = [eval(cell.replace("^", "**")) for cell in (largest, normal, smallest)]
+        assert shown == [fact.high, fact.smallest_normal, fact.smallest]
+        assert infinities == ("none" if not fact.infinities else str(fact.infinities))
+        count = re.match(r"\d+", nans)
+        assert (int(count[0]) if count else int(nans.startswith("in the place"))) == fact.nans
 
 
 def test_measured_figures_are_those_of_the_recorded_runs():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_facts_are_what_enumeration_finds(name):
     worth = form.default_scale
     numbers = sorted(set(finite_numbers(form)))
     positive = [v for v in numbers if v > 0]
-    gaps = [b - a for a, b in zip(numbers, numbers[1:], strict=False) if a >= 0]
+    gaps = [b - a for a, b in pairwise(numbers) if a >= 0]
     assert found.codes == 2**form.bits
     assert found.values == len(numbers)
     assert found.nans == sum(map(math.isnan, every))

@@ -24,8 +24,10 @@ BLOCK_OCTAVES = 12
 """A block format looks alike at every scale: so many octaves around 1 are shown."""
 
 
-def draw_format(form: Format, path: Path, *, scale: float | None = None) -> None:
-    """Draw `path`, a .png file: three panels about `form` at a scale.
+def draw_format(
+    form: Format, path: Path, *, scale: float | None = None, zero_point: int | None = None
+) -> None:
+    """Draw `path`, a .png file: three panels about `form` at a scale, with a zero point where it is affine.
 
     Raises:
         InvalidValueError: the file is no .png, its folder is missing, or the format needs a scale.
@@ -45,10 +47,11 @@ def draw_format(form: Format, path: Path, *, scale: float | None = None) -> None
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3)
     codes, values = positive_values(form, worth)
-    _values(axes[0], form, codes, values, worth)
+    _values(axes[0], form, codes, values, worth, zero_point or 0)
     _steps(axes[1], form, values, worth)
-    _sqnr(axes[2], form, worth)
+    _sqnr(axes[2], form, worth, zero_point)
     scaled = "" if worth == form.default_scale else f", scale {worth:.4g}"
+    scaled += "" if zero_point is None else f", zero point {zero_point}"
     figure.suptitle(f"{form}{scaled}", fontsize=11)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
@@ -66,9 +69,10 @@ def positive_values(form: Format, worth: float) -> tuple[np.ndarray, np.ndarray]
     return picked, np.array([inner.number(int(code)) * step for code in picked])
 
 
-def sqnr_curve(form: Format, worth: float) -> tuple[np.ndarray, np.ndarray]:
+def sqnr_curve(form: Format, worth: float, zero_point: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(rms, SQNR in dB) of Gaussian numbers, or of their magnitudes where the format has no negative ones."""
-    fact = facts(form, worth)
+    fact = facts(form, worth, zero_point)
+    options: dict[str, Any] = {} if zero_point is None else {"zero_point": zero_point}
     if isinstance(form, Block):
         low, high = 2.0**-BLOCK_OCTAVES * worth, 2.0**BLOCK_OCTAVES * worth
     else:
@@ -79,13 +83,15 @@ def sqnr_curve(form: Format, worth: float) -> tuple[np.ndarray, np.ndarray]:
     found = []
     for level in rms:
         scaled = x * float(level)
-        error = form.quantize(scaled, scale=worth).double() - scaled
+        error = form.quantize(scaled, scale=worth, **options).double() - scaled
         ratio = float(scaled.square().sum() / error.square().sum())
         found.append(10 * math.log10(ratio) if ratio > 0 and math.isfinite(ratio) else math.nan)
     return rms, np.array(found)
 
 
-def _values(axis: Any, form: Format, codes: np.ndarray, values: np.ndarray, worth: float) -> None:
+def _values(
+    axis: Any, form: Format, codes: np.ndarray, values: np.ndarray, worth: float, zero_point: int
+) -> None:
     inner = form.element if isinstance(form, Block) else form
     at = " at block scale 1" if isinstance(form, Block) else ""
     if isinstance(inner, Float | Log):
@@ -96,9 +102,12 @@ def _values(axis: Any, form: Format, codes: np.ndarray, values: np.ndarray, wort
         step = worth * (form.step if isinstance(form, Block) else 1.0)
         every = inner.codes()
         codes = np.array(every if len(every) <= DRAWN else every[:: len(every) // DRAWN], dtype=np.float64)
-        values, shown = codes * step, np.full(len(codes), fill_value=True)
+        values, shown = (codes - zero_point) * step, np.full(len(codes), fill_value=True)
         title = f"value of each code{at}"
         axis.axhline(0, color=GREY, lw=0.6)
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     few = shown.sum() <= 64
     axis.plot(codes[shown], values[shown], "o" if few else "-", ms=3, lw=1.4, color=BLUE)
     fact = facts(inner, worth)
@@ -140,8 +149,8 @@ def _gaps(form: Float | Log, values: np.ndarray) -> np.ndarray:
     return gaps
 
 
-def _sqnr(axis: Any, form: Format, worth: float) -> None:
-    rms, found = sqnr_curve(form, worth)
+def _sqnr(axis: Any, form: Format, worth: float, zero_point: int | None) -> None:
+    rms, found = sqnr_curve(form, worth, zero_point)
     axis.plot(rms, found, color=BLUE, lw=1.4)
     axis.set_xscale("log", base=2)
     best = int(np.nanargmax(found))
@@ -159,7 +168,7 @@ def _sqnr(axis: Any, form: Format, worth: float) -> None:
     top = max(float(np.nanmax(found)) * 1.15, 1.0)
     axis.set_ylim(min(0.0, float(np.nanmin(found))) if top > 8 else None, top)
     axis.set_ylim(bottom=max(axis.get_ylim()[0], -6.0))
-    half = "" if facts(form, worth).low < 0 else "the magnitude of "
+    half = "" if facts(form, worth, zero_point).low < 0 else "the magnitude of "
     axis.set_title(f"SQNR of {half}a Gaussian, dB", fontsize=9)
     axis.set_xlabel("rms of the input", fontsize=8)
     _calm(axis)

@@ -137,7 +137,7 @@ def command(
     if plot is not None:
         from bitwright.analysis.format_picture import draw_format
 
-        draw_format(form, plot, scale=scale)
+        draw_format(form, plot, scale=scale, zero_point=zero_point)
         if not as_json:
             _say([f"drew {plot}"])
 

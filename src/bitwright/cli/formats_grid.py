@@ -56,6 +56,8 @@ def histogram_lines(
 
     For a block format, `values` are divided by their block's step, and `scale` is left out.
     """
+    if not values.size:
+        return ["nothing: every block has a scale of 0"]
     inner, scale = _inner(form, None if isinstance(form, Block) else scale)
     if isinstance(form, Block):
         scale = 1.0

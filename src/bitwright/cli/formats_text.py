@@ -134,7 +134,7 @@ def fact_lines(form: Format, scale: float | None, zero_point: int | None) -> lis
     rows.append(("range", f"{say(fact.low)} to {say(fact.high)}{at}"))
     rows += _step_rows(form, fact)
     if fact.dynamic_range is not None and fact.smallest is not None:
-        ends = f"20 log10({say(fact.high)} / {say(fact.smallest)}), largest / smallest value above 0"
+        ends = f"20 log10({fact.high:.8g} / {fact.smallest:.8g}), largest / smallest above 0"
         rows.append(("dynamic range", f"{fact.dynamic_range:.1f} dB = {ends}"))
     if isinstance(form, Block):
         extent = block_range(form, scale)

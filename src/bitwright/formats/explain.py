@@ -284,6 +284,7 @@ def _rule_steps(form: Block, a: float) -> list[Step]:
         return [("rule", f"{rule.value}: only zeros, so the smallest scale, 2^{low}")]
     emax = math.frexp(top)[1] - 1
     floor = math.frexp(a)[1] - 1
+    lines = [("emax", f"floor(log2 {say(top)}) = {emax}")] if rule is not ScaleRule.RCEIL else []
     if rule is ScaleRule.RCEIL:
         with np.errstate(under="ignore"):
             ratio = float(np.float32(a) / np.float32(top))
@@ -296,15 +297,12 @@ def _rule_steps(form: Block, a: float) -> list[Step]:
         place = math.ldexp(1.0, floor - form.mantissa)
         rounded = math.floor(a / place + 0.5) * place
         exponent = math.frexp(rounded)[1] - 1 - emax
-        text = (
-            f"even: {say(a)} in {form.mantissa} mantissa bits, half up: {say(rounded)}; "
-            f"floor(log2 {say(rounded)}) - {emax} = {exponent}"
-        )
+        text = f"even: floor(log2 a') - {emax} = {exponent}"
+        lines.append(("rounded", f"a' = {say(a)} in {form.mantissa} mantissa bits, half up: {say(rounded)}"))
     else:
         exponent = floor - emax
         text = f"floor: floor(log2 {say(a)}) - {emax} = {floor} - {emax} = {exponent}"
     kept = min(max(exponent, low), high)
-    lines = [("emax", f"floor(log2 {say(top)}) = {emax}")] if rule is not ScaleRule.RCEIL else []
     lines.append(("rule", text))
     return lines if kept == exponent else [*lines, ("clip", f"to {low} to {high}: {kept}")]
 
