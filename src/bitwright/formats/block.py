@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 E8M0 = Float(8, 0, Specials.FN, subnormals=False, signed=False, zero=False)
 """OCP's scale: 2^-127 to 2^127 and NaN."""
 
+INFINITY_BITS = 0x7F800000
+"""float32's infinity; above it lie the NaN."""
+
 
 class ScaleRule(enum.Enum):
     """The scale s of a block, from a = max |x| over its finite elements (over the outer scale, if any).
@@ -38,7 +41,8 @@ class ScaleRule(enum.Enum):
     |        | element's mantissa, half up                      |                          |
     | divide | a / element_max, rounded to a float scale format | NVFP4                    |
 
-    Exponents are clamped to the scale format's; a block of zeros has the smallest.
+    Exponents are clamped to the scale format's; a block of zeros has the smallest. Where a over the outer
+    scale leaves float32, the scale is the largest.
     """
 
     FLOOR = "floor"
@@ -157,10 +161,13 @@ class Block(Format):
         """The scale code of a block whose largest finite magnitude is `largest` (a float32)."""
         real = np.float32
         if self.rule is ScaleRule.DIVIDE:
-            return int(self.scale.encode(float(real(largest) / real(self.element_max))))
+            ratio = float(real(largest) / real(self.element_max))
+            return int(self.scale.encode(min(ratio, self.scale.max_number)))
         lowest, highest = self.scale.emin, self.scale.max_exponent
         if largest == 0:
             return 0
+        if math.isinf(largest):
+            return highest - lowest
         emax = _floor_log2(self.element_max)
         if self.rule is ScaleRule.RCEIL:
             with np.errstate(under="ignore"):
@@ -312,6 +319,6 @@ def _ceil_log2(x: float) -> int:
 
 
 def _half_up(x: float, mantissa: int) -> float:
-    """A float32 rounded to `mantissa` bits, half up, by adding half a place to its bits."""
+    """A float32 rounded to `mantissa` bits, half up, by adding half a place to its bits; up to 2^128."""
     bits = int(np.float32(x).view(np.uint32)) + (1 << 23 - mantissa - 1)
-    return float(np.uint32(bits).view(np.float32))
+    return float(np.uint32(bits).view(np.float32)) if bits < INFINITY_BITS else 2.0**128

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from bitwright.formats import twin
-from bitwright.formats.block import Block, ScaleRule
+from bitwright.formats.block import INFINITY_BITS, Block, ScaleRule
 from bitwright.formats.random import Key, draw
 from bitwright.formats.rounding import RANDOM_BITS, Overflow, Rounding
 
@@ -38,6 +38,7 @@ def block_scales(form: Block, largest: torch.Tensor) -> torch.Tensor:
     """The scale of each block from its largest magnitude (over the outer scale); float32."""
     ratio = largest / form.element_max
     if form.rule is ScaleRule.DIVIDE:
+        ratio = ratio.clamp(max=form.scale.max_number)  # infinity is no scale
         return twin.round_to(form.scale, ratio, Rounding.NEAREST_EVEN, Overflow.SATURATE)
     emax = int(torch.tensor(form.element_max).log2().floor())
     if form.rule is ScaleRule.RCEIL:
@@ -46,11 +47,13 @@ def block_scales(form: Block, largest: torch.Tensor) -> torch.Tensor:
         exponent = _ceil_log2(largest) - emax
     elif form.rule is ScaleRule.EVEN:
         bits = largest.view(torch.int32) + (1 << 23 - form.mantissa - 1)
-        exponent = twin.exponent_of(bits.view(torch.float32)) - emax
+        rounded = torch.where(bits < INFINITY_BITS, bits.view(torch.float32).double(), 2.0**128)
+        exponent = twin.exponent_of(rounded) - emax
     else:
         exponent = twin.exponent_of(largest) - emax
     exponent = exponent.clamp(form.scale.emin, form.scale.max_exponent)
     exponent = torch.where(largest == 0, form.scale.emin, exponent)
+    exponent = torch.where(largest.isinf(), form.scale.max_exponent, exponent)
     return twin.power_of_two(exponent).to(torch.float32)
 
 
