@@ -229,11 +229,13 @@ def block_scale(form, largest):
     """The scale of a block whose largest finite magnitude over the outer scale is the float32 `largest`."""
     element_max = Fraction(form.element.max_number) * Fraction(form.element.default_scale)
     if form.rule is ScaleRule.DIVIDE:
-        ratio = np.float32(largest) / np.float32(exact(element_max))
+        ratio = min(np.float32(largest) / np.float32(exact(element_max)), np.float32(form.scale.max_number))
         return float(quantised(form.scale, np.array([ratio]), Rounding.NEAREST_EVEN)[0])
     grid = grid_of(form.scale).magnitudes[:-1]
     if largest == 0:
         return float(grid[0])
+    if math.isinf(largest):
+        return float(grid[-1])
     a = Fraction(float(largest))
     top = floor_power(element_max)
     if form.rule is ScaleRule.RCEIL:  # the quotient is a float32
@@ -245,7 +247,8 @@ def block_scale(form, largest):
     elif form.rule is ScaleRule.EVEN:
         # half up to the mantissa of the largest element, in the float32's own binade
         place = max(floor_power(a), Fraction(2) ** -126) / 2**mantissa_bits(form.element)
-        scale = floor_power(round_fraction(a / place, "nearest-away") * place) / top
+        rounded = round_fraction(a / place, "nearest-away") * place
+        scale = floor_power(rounded) / top if rounded else Fraction(0)
     else:
         scale = floor_power(a) / top
     return float(min(max(scale, Fraction(float(grid[0]))), Fraction(float(grid[-1]))))
