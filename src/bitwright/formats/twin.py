@@ -160,7 +160,7 @@ def _uniform(
     zero_point: torch.Tensor | None,
 ) -> torch.Tensor:
     low, high = form.limits(overflow)
-    level = _round(q, rounding, draws, bits)
+    level = _round(torch.where(q.isnan(), 0.0, q), rounding, draws, bits)
     if zero_point is not None:
         shift = zero_point.to(level.dtype)
         saturated = torch.minimum(torch.maximum(level, low - shift), high - shift)
@@ -168,13 +168,13 @@ def _uniform(
         shift = torch.zeros((), dtype=level.dtype, device=level.device)
         saturated = level.clamp(low, high)
     if overflow is Overflow.WRAP:
-        # level mod count, taken into [low, high]; exact because count is a power of two
+        # level mod count, taken into [low, high]; exact in float64 because count is a power of two
         count = high - low + 1
-        level = level + shift
+        level = level.double() + shift
         level = level - count * torch.floor(level / count)
         level = torch.where(level > high, level - count, level) - shift
-        saturated = torch.where(q.isinf(), saturated, level)
-    return torch.where(q.isnan(), 0.0, saturated) + 0.0  # no negative zero
+        saturated = torch.where(q.isinf(), saturated, level.to(saturated.dtype))
+    return saturated + 0.0  # no negative zero
 
 
 def _float(

@@ -40,11 +40,9 @@ class Uniform(Format):
         self, q: np.floating, rounding: Rounding, overflow: Overflow, draw: Draw | None, zero_point: int
     ) -> int:
         low, high = self.limits(overflow)
-        if np.isnan(q):
-            return min(max(zero_point, low), high)
         if np.isinf(q):
             return high if q > 0 else low
-        code = round_scalar(q, rounding, draw) + zero_point
+        code = (0 if np.isnan(q) else round_scalar(q, rounding, draw)) + zero_point
         if overflow is Overflow.WRAP:
             return (code - low) % (high - low + 1) + low
         return min(max(code, low), high)
@@ -257,6 +255,9 @@ class Binary(Format):
 
     def number(self, code: int) -> float:
         return float(code)
+
+    def check_overflow(self, overflow: Overflow) -> None:
+        """Every overflow gives the sign."""
 
     def code_of(self, q: np.floating, rounding: Rounding, overflow: Overflow, draw: Draw | None) -> int:
         q = type(q)(0) if np.isnan(q) else q
