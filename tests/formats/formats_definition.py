@@ -290,16 +290,16 @@ def block_row(form, row, outer=1.0, rounding=Rounding.NEAREST_EVEN, overflow=Ove
     return np.array(values, np.float32), np.array(scales)
 
 
-def integer(form, q, rounding, overflow):
-    """The level of an integer or fixed-point element."""
+def integer(form, q, rounding, overflow, zero_point=0):
+    """The level of an equally spaced format (or element) from its quotient: code - zero_point."""
     low, high = form.code_min, form.code_max
     if overflow is Overflow.SYMMETRIC:
-        low = -high
+        low = max(low, -high)
     if math.isnan(q):
-        return 0.0
+        q = 0.0
     if math.isinf(q):
-        return float(high if q > 0 else low)
-    code = round_fraction(Fraction(float(q)), rounding.value)
+        return float((high if q > 0 else low) - zero_point)
+    code = round_fraction(Fraction(float(q)), rounding.value) + zero_point
     if overflow is Overflow.WRAP:
-        return float((code - form.code_min) % (1 << form.bits) + form.code_min)
-    return float(min(max(code, low), high))
+        return float((code - low) % (high - low + 1) + low - zero_point)
+    return float(min(max(code, low), high) - zero_point)
