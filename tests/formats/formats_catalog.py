@@ -9,8 +9,24 @@ import torch
 from formats_definition import grid_of
 
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Binary, Block, Fixed, Flex, Float, Int, Log, Overflow, Rounding, Specials
-from bitwright.formats import Ternary, UFixed, UInt, block_twin, parse, twin
+from bitwright.formats import (
+    Binary,
+    Block,
+    Fixed,
+    Flex,
+    Float,
+    Int,
+    Log,
+    Overflow,
+    Rounding,
+    Specials,
+    Ternary,
+    UFixed,
+    UInt,
+    block_twin,
+    parse,
+    twin,
+)
 
 DETERMINISTIC = [r for r in Rounding if r is not Rounding.STOCHASTIC]
 
@@ -56,8 +72,22 @@ ODD_FLOATS = [
 BLOCKS = [
     parse(name)
     for name in (
-        *("mxfp8e4m3", "mxfp8e5m2", "mxfp6e3m2", "mxfp6e2m3", "mxfp4", "mxint8", "nvfp4", "bfp8x32", "bfp4x3"),
-        *(f"block16-{e}-e8m0fnu-{r}" for e in ("e4m3fn", "e2m1f", "fixed5.2") for r in ("ceil", "rceil", "even")),
+        *(
+            "mxfp8e4m3",
+            "mxfp8e5m2",
+            "mxfp6e3m2",
+            "mxfp6e2m3",
+            "mxfp4",
+            "mxint8",
+            "nvfp4",
+            "bfp8x32",
+            "bfp4x3",
+        ),
+        *(
+            f"block16-{e}-e8m0fnu-{r}"
+            for e in ("e4m3fn", "e2m1f", "fixed5.2")
+            for r in ("ceil", "rceil", "even")
+        ),
         *("block16-e4m3-e5m2-divide", "block7-int6-bf16-divide", "block5-fixed4.-3-ue4m4fn-divide"),
     )
 ]
@@ -121,7 +151,11 @@ def same(a, b):
     """Whether two float tensors have the same bits; all NaN count as one."""
     a, b = (torch.as_tensor(t) for t in (a, b))
     nan = a.isnan() & b.isnan()
-    return a.dtype == b.dtype and a.shape == b.shape and bool((nan | (a == b) & (a.signbit() == b.signbit())).all())
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and bool((nan | (a == b) & (a.signbit() == b.signbit())).all())
+    )
 
 
 def differing(x, a, b, count=5):

@@ -190,7 +190,10 @@ def log_numbers(form, q, rounding, key):
     elif rounding is Rounding.STOCHASTIC:
         real = q.dtype.type
         with np.errstate(all="ignore"):  # (|q| - a) / (b - a): one division, of exact differences
-            up = draws_of(key, len(size)) < ((size - low).astype(real) / (high - low).astype(real)) * 2**key.bits
+            up = (
+                draws_of(key, len(size))
+                < ((size - low).astype(real) / (high - low).astype(real)) * 2**key.bits
+            )
     else:
         up = size >= log_turns(form, q.dtype.name)[index]
     return np.where(negative, -np.where(up, high, low), np.where(up, high, low)) + 0.0
@@ -246,7 +249,7 @@ def block_scale(form, largest):
         scale = ceil_power(a) / top
     elif form.rule is ScaleRule.EVEN:
         # half up to the mantissa of the largest element, in the float32's own binade
-        place = max(floor_power(a), Fraction(2) ** -126) / 2**mantissa_bits(form.element)
+        place = max(floor_power(a), Fraction(2) ** -126) / 2 ** mantissa_bits(form.element)
         rounded = round_fraction(a / place, "nearest-away") * place
         scale = floor_power(rounded) / top if rounded else Fraction(0)
     else:

@@ -141,7 +141,12 @@ def check(form, x, rounding, overflow=Overflow.SATURATE, outer=1.0):
     scales = np.array([e[1] for e in expected])
     for name, quantise in implementations(form):
         result = quantise(x, rounding=rounding.value, overflow=overflow.value, scale=outer)
-        assert same(result, values), (name, rounding, overflow, differing(x.flatten(), result.flatten(), values.flatten()))
+        assert same(result, values), (
+            name,
+            rounding,
+            overflow,
+            differing(x.flatten(), result.flatten(), values.flatten()),
+        )
     codes, scale_codes = form.encode(x, rounding=rounding, overflow=overflow, scale=outer)
     assert [[form.scale.number(c) for c in row] for row in scale_codes.tolist()] == scales.tolist()
     assert same(form.decode(codes, scale_codes, scale=outer), values)

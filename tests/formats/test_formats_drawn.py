@@ -91,7 +91,9 @@ def test_random_bits_of_float32(form):
         for name, quantise in implementations(form):
             some = thinned(x, 300) if name == "scalar" else x
             values = quantise(some, rounding=rounding)
-            expected = some if form.mantissa == 23 else torch.from_numpy(quantised(form, some.numpy(), rounding))
+            expected = (
+                some if form.mantissa == 23 else torch.from_numpy(quantised(form, some.numpy(), rounding))
+            )
             assert same(values, expected.float()), (name, rounding)
 
 

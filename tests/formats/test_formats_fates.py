@@ -87,7 +87,11 @@ def test_directed_roundings_stop_at_the_largest_number(specials):
 
 def test_overflow_begins_half_a_step_beyond_the_largest():
     """e4m3fn: 448, then 464 = 448 + 16 would be a tie with 480; fp16: 65520 is one with 65536."""
-    for name, largest, tie, at_tie in (("e4m3fn", 448, 464, 448), ("fp16", 65504, 65520, INF), ("e4m3", 240, 248, INF)):
+    for name, largest, tie, at_tie in (
+        ("e4m3fn", 448, 464, 448),
+        ("fp16", 65504, 65520, INF),
+        ("e4m3", 240, 248, INF),
+    ):
         form = parse(name)
         x = torch.tensor([float(tie)])
         below, above = (torch.nextafter(x, torch.tensor(w)) for w in (0.0, INF))

@@ -29,7 +29,9 @@ X = torch.tensor([2.5, -2.5, -2.3, 0.5, -0.5, 1.5, -1.5, 3.5, -3.5])
 
 
 @pytest.mark.parametrize("rounding", TIES)
-@pytest.mark.parametrize("form", [Int(8), Fixed(12, 0), Float(4, 2, Specials.F, bias=3), Float(5, 3, bias=4)], ids=str)
+@pytest.mark.parametrize(
+    "form", [Int(8), Fixed(12, 0), Float(4, 2, Specials.F, bias=3), Float(5, 3, bias=4)], ids=str
+)
 def test_the_table_of_ties(form, rounding):
     """In integers; and in floats, at a scale that puts the step where integers have it (|q| below 2^(emin + 1))."""
     scale = 1.0 if not isinstance(form, Float) else 1 / form.unit
@@ -42,7 +44,9 @@ def test_the_table_of_ties(form, rounding):
 
 
 def test_the_docstring_holds_the_table():
-    rows = [line.strip().strip("|").split("|") for line in Rounding.__doc__.splitlines() if line.count("|") > 3]
+    rows = [
+        line.strip().strip("|").split("|") for line in Rounding.__doc__.splitlines() if line.count("|") > 3
+    ]
     table = {row[0].strip(): tuple(int(cell) for cell in row[1:4]) for row in rows if row[0].strip() in TIES}
     assert table == {name: ties[:3] for name, ties in TIES.items()}
 
@@ -71,7 +75,14 @@ def test_rounding_of_any_float_is_that_of_its_fraction(x, rounding):
 
 def test_all_roundings_are_monotone_and_keep_the_grid():
     x = torch.linspace(-20, 20, 4001)
-    for form in (Int(5), Fixed(6, 2), Float(3, 2), Float(2, 1, Specials.F, subnormals=False), Log(4), Log(4, True)):
+    for form in (
+        Int(5),
+        Fixed(6, 2),
+        Float(3, 2),
+        Float(2, 1, Specials.F, subnormals=False),
+        Log(4),
+        Log(4, True),
+    ):
         grid = torch.tensor([v for v in form.grid() if math.isfinite(v)])
         for rounding in DETERMINISTIC:
             values = form.quantize(x, rounding=rounding)

@@ -36,7 +36,12 @@ def check_bias(form, low, step, fraction, bits, count):
     assert abs(up - count * fraction) <= 4 * sigma + count * 2.0**-bits
 
 
-CASES = [(Int(8), -3.0, 1.0), (Fixed(8, 4), 1.0, 2.0**-4), (Float(4, 3, Specials.FN), 1.0, 0.125), (Log(4), 4.0, 4.0)]
+CASES = [
+    (Int(8), -3.0, 1.0),
+    (Fixed(8, 4), 1.0, 2.0**-4),
+    (Float(4, 3, Specials.FN), 1.0, 0.125),
+    (Log(4), 4.0, 4.0),
+]
 
 
 @pytest.mark.parametrize("fraction", FRACTIONS)
@@ -84,7 +89,9 @@ def test_all_implementations_draw_alike(form, bits):
 
 def uniform(count, key):
     """Draws as numbers of mean 0 and deviation 1."""
-    return (draw(key, torch.Size((count,)), torch.device("cpu")).float() + 0.5 - 2**15) / (2**16 / math.sqrt(12))
+    return (draw(key, torch.Size((count,)), torch.device("cpu")).float() + 0.5 - 2**15) / (
+        2**16 / math.sqrt(12)
+    )
 
 
 def check_correlations(count):

@@ -48,7 +48,12 @@ def test_every_mode_equals_the_definition(form):
             for name, quantise in implementations(form):
                 some = slice(None, None, 8 if name == "scalar" else 1)
                 values = quantise(x[some], scale=scale, rounding=rounding.value, overflow=overflow.value)
-                assert same(values, right[some]), (name, rounding, overflow, differing(x[some], values, right[some]))
+                assert same(values, right[some]), (
+                    name,
+                    rounding,
+                    overflow,
+                    differing(x[some], values, right[some]),
+                )
 
 
 def test_overflow_by_hand():

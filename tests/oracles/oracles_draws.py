@@ -30,7 +30,9 @@ def disagreements(x, ours, theirs):
     """Where two float32 results differ (NaN are one, zeros have a sign), shown for messages."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     with np.errstate(invalid="ignore"):
-        alike = np.isnan(ours) & np.isnan(theirs) | (ours == theirs) & (np.signbit(ours) == np.signbit(theirs))
+        alike = np.isnan(ours) & np.isnan(theirs) | (ours == theirs) & (
+            np.signbit(ours) == np.signbit(theirs)
+        )
     at = np.flatnonzero(~alike)
     return len(at), [(float(x[i]).hex(), float(ours[i]), float(theirs[i])) for i in at[:6]]
 

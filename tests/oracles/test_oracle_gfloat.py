@@ -26,7 +26,7 @@ from gfloat import Domain, RoundMode, Signedness
 from gfloat import formats as published
 from oracles_draws import NONE, disagreements, drawn
 
-from bitwright.formats import Float, Fixed, Key, Specials, parse
+from bitwright.formats import Fixed, Float, Key, Specials, parse
 from bitwright.formats.random import draw
 
 ROUNDINGS = {
@@ -36,7 +36,12 @@ ROUNDINGS = {
     "ceil": RoundMode.TowardPositive,
     "toward-zero": RoundMode.TowardZero,
 }
-STOCHASTIC = (RoundMode.Stochastic, RoundMode.StochasticOdd, RoundMode.StochasticFast, RoundMode.StochasticFastest)
+STOCHASTIC = (
+    RoundMode.Stochastic,
+    RoundMode.StochasticOdd,
+    RoundMode.StochasticFast,
+    RoundMode.StochasticFastest,
+)
 
 
 def p3109(width, precision, domain):
@@ -207,7 +212,9 @@ def test_blocks_quantise_alike(name):
     if isinstance(form.element, Fixed):
         x[31:36, :4] = -np.abs(x[31:36]).max() * 1.9999  # beside -2
     codes, scale_codes = form.encode(torch.from_numpy(x))
-    for row, code, scale_code in zip(x.astype(np.float64), codes, scale_codes.flatten().tolist(), strict=True):
+    for row, code, scale_code in zip(
+        x.astype(np.float64), codes, scale_codes.flatten().tolist(), strict=True
+    ):
         scale = float(gfloat.compute_scale_amax(info.etype.emax, row))
         theirs = list(gfloat.encode_block(info, scale, row / scale))
         assert theirs[0] == scale_code
