@@ -9,8 +9,24 @@ import torch
 from formats_definition import grid_of
 
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Binary, Block, Fixed, Flex, Float, Int, Log, Overflow, Rounding, Specials
-from bitwright.formats import Ternary, UFixed, UInt, block_twin, parse, twin
+from bitwright.formats import (
+    Binary,
+    Block,
+    Fixed,
+    Flex,
+    Float,
+    Int,
+    Log,
+    Overflow,
+    Rounding,
+    Specials,
+    Ternary,
+    UFixed,
+    UInt,
+    block_twin,
+    parse,
+    twin,
+)
 
 DETERMINISTIC = [r for r in Rounding if r is not Rounding.STOCHASTIC]
 

@@ -232,11 +232,12 @@ def block_scale(form, largest):
     """The scale of a block whose largest finite magnitude over the outer scale is the float32 `largest`."""
     element_max = Fraction(form.element.max_number) * Fraction(form.element.default_scale)
     if form.rule is ScaleRule.DIVIDE:
-        ratio = np.float32(largest) / np.float32(exact(element_max))
+        ratio = min(np.float32(largest) / np.float32(exact(element_max)), np.float32(form.scale.max_number))
         return float(quantised(form.scale, np.array([ratio]), Rounding.NEAREST_EVEN)[0])
     grid = grid_of(form.scale).magnitudes[:-1]
     if largest == 0:
         return float(grid[0])
+    largest = min(largest, np.finfo(np.float32).max)  # over an outer scale below 1
     a = Fraction(float(largest))
     top = floor_power(element_max)
     if form.rule is ScaleRule.RCEIL:  # the quotient is a float32
@@ -246,9 +247,10 @@ def block_scale(form, largest):
     elif form.rule is ScaleRule.CEIL:
         scale = ceil_power(a) / top
     elif form.rule is ScaleRule.EVEN:
-        # half up to the mantissa of the largest element, in the float32's own binade
-        place = max(floor_power(a), Fraction(2) ** -126) / 2 ** mantissa_bits(form.element)
-        scale = floor_power(round_fraction(a / place, "nearest-away") * place) / top
+        # half up to the mantissa of the largest element
+        place = floor_power(a) / 2 ** mantissa_bits(form.element)
+        rounded = round_fraction(a / place, "nearest-away") * place
+        scale = floor_power(rounded) / top if rounded else Fraction(0)
     else:
         scale = floor_power(a) / top
     return float(min(max(scale, Fraction(float(grid[0]))), Fraction(float(grid[-1]))))
@@ -290,16 +292,16 @@ def block_row(form, row, outer=1.0, rounding=Rounding.NEAREST_EVEN, overflow=Ove
     return np.array(values, np.float32), np.array(scales)
 
 
-def integer(form, q, rounding, overflow):
-    """The level of an integer or fixed-point element."""
+def integer(form, q, rounding, overflow, zero_point=0):
+    """The level of an equally spaced format (or element) from its quotient: code - zero_point."""
     low, high = form.code_min, form.code_max
     if overflow is Overflow.SYMMETRIC:
-        low = -high
+        low = max(low, -high)
     if math.isnan(q):
-        return 0.0
+        q = 0.0
     if math.isinf(q):
-        return float(high if q > 0 else low)
-    code = round_fraction(Fraction(float(q)), rounding.value)
+        return float((high if q > 0 else low) - zero_point)
+    code = round_fraction(Fraction(float(q)), rounding.value) + zero_point
     if overflow is Overflow.WRAP:
-        return float((code - form.code_min) % (1 << form.bits) + form.code_min)
-    return float(min(max(code, low), high))
+        return float((code - low) % (high - low + 1) + low - zero_point)
+    return float(min(max(code, low), high) - zero_point)

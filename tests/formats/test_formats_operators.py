@@ -13,13 +13,7 @@ from bitwright.errors import InvalidValueError
 from bitwright.formats import Block, Int, Key, Overflow, Rounding, UInt, operators, parse
 from bitwright.formats.random import key_tensor
 
-NAMES = """
-int8 uint4 int1 uint1 int16 fixed8.4 fixed8.-2 ufixed8.8 int25 ternary binary
-e4m3fn e5m2 e3m4 e4m3 e4m3fnuz e5m2fnuz e4m3b11fnuz e2m1f e2m3f e3m2f bf16 fp16 tf32 fp32 binary8p3
-e8m1fnuz e8m1uz ue4m3fn e4m3fn-flush e1m3f log2 log4 log8 log2-sqrt2 log4-sqrt2 log8-sqrt2
-mxfp8e4m3 mxfp8e5m2 mxfp6e3m2 mxfp6e2m3 mxfp4 mxint8 nvfp4 bfp8x32 bfp4x16
-block7-e4m3fn-e8m0fnu-rceil block7-int4-e8m0fnu-ceil block16-e2m1f-e8m0fnu-even block5-e3m2f-e5m2-divide
-""".split()
+NAMES = ["int8", "uint4", "int1", "uint1", "int16", "fixed8.4", "fixed8.-2", "ufixed8.8", "int25", "ternary", "binary", "e4m3fn", "e5m2", "e3m4", "e4m3", "e4m3fnuz", "e5m2fnuz", "e4m3b11fnuz", "e2m1f", "e2m3f", "e3m2f", "bf16", "fp16", "tf32", "fp32", "binary8p3", "e8m1fnuz", "e8m1uz", "ue4m3fn", "e4m3fn-flush", "e1m3f", "log2", "log4", "log8", "log2-sqrt2", "log4-sqrt2", "log8-sqrt2", "mxfp8e4m3", "mxfp8e5m2", "mxfp6e3m2", "mxfp6e2m3", "mxfp4", "mxint8", "nvfp4", "bfp8x32", "bfp4x16", "block7-e4m3fn-e8m0fnu-rceil", "block7-int4-e8m0fnu-ceil", "block16-e2m1f-e8m0fnu-even", "block5-e3m2f-e5m2-divide"]
 FALLING_BACK = ["int26", "int32", "e8m0fnu"]
 """Which the kernels leave to the twin: numbers beyond 24 bits, and the scale format without a zero."""
 KEY = key_tensor(Key(3, "x", 7, 2))

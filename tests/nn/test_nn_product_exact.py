@@ -90,8 +90,7 @@ def test_a_scale_per_output_channel_takes_the_values_in_dgrad(exact):
 def test_operands_that_nothing_quantises_are_float32():
     x, w = torch.randn(3, 5), torch.randn(4, 5)
     eight = Operand(-128, 127)
-    wide = Operand(-(2**40), 2**40, 2.0**-20)  # a float format that claims nothing
-    for known in ((None, None), (eight, None), (None, eight), (wide, eight)):
+    for known in ((None, None), (eight, None), (None, eight)):
         got = sums(LinearGeometry(), Kind.FORWARD, x, w, None, known)
         assert torch.equal(got, F.linear(x, w))
 

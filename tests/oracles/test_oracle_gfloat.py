@@ -26,7 +26,7 @@ from gfloat import Domain, RoundMode, Signedness
 from gfloat import formats as published
 from oracles_draws import NONE, disagreements, drawn
 
-from bitwright.formats import Float, Fixed, Key, Specials, parse
+from bitwright.formats import Fixed, Float, Key, Specials, parse
 from bitwright.formats.random import draw
 
 ROUNDINGS = {

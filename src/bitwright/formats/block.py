@@ -40,7 +40,8 @@ class ScaleRule(enum.Enum):
     |        | element's mantissa, half up                      |                          |
     | divide | a / element_max, rounded to a float scale format | NVFP4                    |
 
-    Exponents are clamped to the scale format's; a block of zeros has the smallest.
+    Exponents are clamped to the scale format's; a block of zeros has the smallest. Where a over the outer
+    scale leaves float32, the scale is the largest.
     """
 
     FLOOR = "floor"
@@ -159,7 +160,8 @@ class Block(Format):
         """The scale code of a block whose largest finite magnitude is `largest` (a float32)."""
         real = np.float32
         if self.rule is ScaleRule.DIVIDE:
-            return int(self.scale.encode(float(real(largest) / real(self.element_max))))
+            ratio = float(real(largest) / real(self.element_max))
+            return int(self.scale.encode(min(ratio, self.scale.max_number)))
         lowest, highest = self.scale.emin, self.scale.max_exponent
         if largest == 0:
             return 0
@@ -170,7 +172,7 @@ class Block(Format):
         elif self.rule is ScaleRule.CEIL:
             exponent = _ceil_log2(largest) - emax
         elif self.rule is ScaleRule.EVEN:
-            exponent = _floor_log2(_half_up(largest, self.mantissa)) - emax
+            exponent = _half_up_log2(largest, self.mantissa) - emax
         else:
             exponent = _floor_log2(largest) - emax
         return min(max(exponent, lowest), highest) - lowest
@@ -303,8 +305,7 @@ class Block(Format):
 
 
 def _floor_log2(x: float) -> int:
-    # what "even" rounds beyond the largest float32 has its next exponent
-    return math.frexp(x)[1] - 1 if math.isfinite(x) else 128
+    return math.frexp(x)[1] - 1
 
 
 def _ceil_log2(x: float) -> int:
@@ -314,7 +315,7 @@ def _ceil_log2(x: float) -> int:
     return exponent - (mantissa == 0.5)
 
 
-def _half_up(x: float, mantissa: int) -> float:
-    """A float32 rounded to `mantissa` bits, half up, by adding half a place to its bits."""
-    bits = int(np.float32(x).view(np.uint32)) + (1 << 23 - mantissa - 1)
-    return float(np.uint32(bits).view(np.float32))
+def _half_up_log2(x: float, mantissa: int) -> int:
+    """floor(log2 x'), x' being x rounded half up to `mantissa` bits."""
+    fraction, exponent = math.frexp(x)
+    return exponent - 1 + int(2 * fraction + 0.5 ** (mantissa + 1) >= 2)

@@ -39,6 +39,7 @@ def block_scales(form: Block, largest: torch.Tensor) -> torch.Tensor:
     """The scale of each block from its largest magnitude (over the outer scale); float32."""
     ratio = largest / form.element_max
     if form.rule is ScaleRule.DIVIDE:
+        ratio = ratio.clamp(max=form.scale.max_number)  # infinity is no scale
         return twin.round_to(form.scale, ratio, Rounding.NEAREST_EVEN, Overflow.SATURATE)
     emax = int(torch.tensor(form.element_max).log2().floor())
     if form.rule is ScaleRule.RCEIL:
@@ -46,12 +47,17 @@ def block_scales(form: Block, largest: torch.Tensor) -> torch.Tensor:
     elif form.rule is ScaleRule.CEIL:
         exponent = _ceil_log2(largest) - emax
     elif form.rule is ScaleRule.EVEN:
-        bits = largest.view(torch.int32) + (1 << 23 - form.mantissa - 1)
-        exponent = twin.exponent_of(bits.view(torch.float32)).clamp(max=128) - emax
+        # half a place of the element's mantissa may carry a into the next power of two
+        below = twin.exponent_of(largest)
+        carries = largest.double() / twin.power_of_two(below.clamp(-1022, 1023)) >= 2 - 0.5 ** (
+            form.mantissa + 1
+        )
+        exponent = below + carries.to(torch.int64) - emax
     else:
         exponent = twin.exponent_of(largest) - emax
     exponent = exponent.clamp(form.scale.emin, form.scale.max_exponent)
     exponent = torch.where(largest == 0, form.scale.emin, exponent)
+    exponent = torch.where(largest.isinf(), form.scale.max_exponent, exponent)
     return twin.power_of_two(exponent).to(torch.float32)
 
 

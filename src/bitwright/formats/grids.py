@@ -39,6 +39,8 @@ def grid_of(form: Format, overflow: Overflow) -> Grid | None:
         return Grid(GridKind.LOGSQRT2 if form.root else GridKind.LOG2, fields=form.fields)
     if isinstance(form, Uniform):
         low, high = form.limits(overflow)
+        if overflow is Overflow.WRAP and high - low >= 1 << 24:
+            return None  # the rest of a division by 2^25 is no float32
         return Grid(GridKind.UNIFORM, float(low), float(high), wrap=overflow is Overflow.WRAP)
     if isinstance(form, Float) and form.zero and form.emin >= -127:
         return Grid(

@@ -125,7 +125,11 @@ _PATTERNS: tuple[tuple[str, str, Callable[[re.Match[str]], Format]], ...] = (
     ("log4", r"log(\d{1,9})(-sqrt2)?", lambda m: Log(int(m[1]), m[2] is not None)),
     ("mxfp8e4m3", "|".join(_KNOWN_BLOCKS), lambda m: _KNOWN_BLOCKS[m[0]]),
     ("bfp8x32", r"bfp(\d{1,9})x(\d{1,9})", lambda m: Block(Int(int(m[1])), int(m[2]))),
-    ("block64-e4m3fn-e8m0fnu-rceil", rf"block(\d{{1,9}})-(.+)-([a-z0-9]+)-({_RULES})", _block),
+    (
+        "block64-e4m3fn-e8m0fnu-rceil",
+        rf"block(\d{{1,9}})-((?!block).+?)-([a-z0-9]+(?:-flush)?)-({_RULES})",
+        _block,
+    ),
     ("binary", r"binary", lambda _: Binary()),
     ("ternary", r"ternary", lambda _: Ternary()),
 )

@@ -171,7 +171,8 @@ def _gate(
 
 
 register(
-    "gate(Tensor x, Tensor grad, Tensor? scale, Tensor? zero_point, str format, float low, float high) -> Tensor",
+    "gate(Tensor x, Tensor grad, Tensor? scale, Tensor? zero_point, str format, float low, float high) "
+    "-> Tensor",
     _gate,
     lambda x, grad, *_: torch.empty_like(grad),
 )

@@ -172,7 +172,7 @@ def _uniform(
     zero_point: torch.Tensor | None,
 ) -> torch.Tensor:
     low, high = form.limits(overflow)
-    level = _round(q, rounding, draws, bits)
+    level = _round(torch.where(q.isnan(), 0.0, q), rounding, draws, bits)
     if zero_point is not None:
         shift = zero_point.to(level.dtype)
         saturated = torch.minimum(torch.maximum(level, low - shift), high - shift)
@@ -180,12 +180,13 @@ def _uniform(
         shift = torch.zeros((), dtype=level.dtype, device=level.device)
         saturated = level.clamp(low, high)
     if overflow is Overflow.WRAP:
-        # level mod count, then into the range, which holds 0; exact because count is a power of two
+        # level mod count, then into the range, which holds 0; exact in float64: count is a power of two
         count = high - low + 1
-        rest = level - count * torch.floor(level / count)
+        whole = level.double()
+        rest = whole - count * torch.floor(whole / count)
         wrapped = torch.where(rest > high - shift, rest - count, rest)
-        saturated = torch.where(q.isinf(), saturated, wrapped)
-    return torch.where(q.isnan(), 0.0, saturated) + 0.0  # no negative zero
+        saturated = torch.where(q.isinf(), saturated, wrapped.to(saturated.dtype))
+    return saturated + 0.0  # no negative zero
 
 
 def _float(

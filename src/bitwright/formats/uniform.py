@@ -46,11 +46,9 @@ class Uniform(Format):
         low, high = self.limits(overflow)
         if not low <= zero_point <= high:
             raise InvalidValueError(f"a zero point of {self} lies between {low} and {high}", got=zero_point)
-        if np.isnan(q):
-            return zero_point
         if np.isinf(q):
             return high if q > 0 else low
-        code = round_scalar(q, rounding, draw) + zero_point
+        code = (0 if np.isnan(q) else round_scalar(q, rounding, draw)) + zero_point
         if overflow is Overflow.WRAP:
             return (code - low) % (high - low + 1) + low
         return min(max(code, low), high)
@@ -267,6 +265,9 @@ class Binary(Format):
     @property
     def integral(self) -> bool:
         return True
+
+    def check_overflow(self, overflow: Overflow) -> None:
+        """Every overflow gives the sign."""
 
     def code_of(self, q: np.floating, rounding: Rounding, overflow: Overflow, draw: Draw | None) -> int:
         q = type(q)(0) if np.isnan(q) else q
