@@ -8,7 +8,7 @@ Winograd and FFT; that branch has not been run on a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -30,16 +30,14 @@ def in_float(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """The product with sums in `dtype`."""
-    settings = reduced_precision(left.device.type)
-    if settings:
-        with full_precision(settings):
-            return in_float(geometry, kind, left, right, shape, dtype)
     if left.dtype != dtype or right.dtype != dtype:
         left, right = left.to(dtype), right.to(dtype)
-    if left.is_cpu:
-        return geometry.native(kind, left, right, shape)
-    first, second = geometry.matrices(kind, left, right, shape, (dtype, dtype))
-    return geometry.tensor(kind, first @ second, shape).contiguous()
+    settings = reduced_precision(left.device.type)
+    with full_precision(settings) if settings else nullcontext():
+        if left.is_cpu:
+            return geometry.native(kind, left, right, shape)
+        first, second = geometry.matrices(kind, left, right, shape, (dtype, dtype))
+        return geometry.tensor(kind, first @ second, shape).contiguous()
 
 
 def in_int8(
