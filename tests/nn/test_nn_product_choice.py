@@ -18,48 +18,82 @@ from bitwright.nn.arithmetic import (
     Halves,
     Operand,
     Path,
+    Speed,
     choose,
     fit_int8,
     largest_sum,
+    preference,
     split,
 )
+from bitwright.nn.geometry import ConvGeometry, Kind, LinearGeometry
 
 INT8, UINT8, INT12, INT16 = Operand(-128, 127), Operand(0, 255), Operand(-2048, 2047), Operand(-32768, 32767)
 
 
-def chosen(left, right, terms, norm=None, int8=True):
+SMALL = (Path.FLOAT32, Path.INT8, Path.SPLIT, Path.FLOAT64)
+LARGE = (Path.INT8, Path.FLOAT32, Path.SPLIT, Path.FLOAT64)
+NO_INT8 = (Path.FLOAT32, Path.SPLIT, Path.FLOAT64)
+
+
+def chosen(left, right, terms, norm=None, order=SMALL):
     """The path, with a norm that says nothing unless one is given."""
 
     def read():
         assert norm != "unread"
         return (1, terms * right.level_max) if norm is None else norm
 
-    return choose((left, right), terms, read, int8, "fc").path
+    return choose((left, right), terms, read, order, "fc").path
 
 
-@pytest.mark.parametrize(("left", "right", "terms", "norm", "int8", "path"), [
-    (INT8, INT8, 1024, "unread", True, Path.FLOAT32),
-    (INT8, INT8, 1025, "unread", True, Path.INT8),
-    (UINT8, INT8, 4096, "unread", True, Path.INT8),
-    (INT8, UINT8, 4096, "unread", True, Path.INT8),
-    (UINT8, UINT8, 4096, None, True, Path.SPLIT),
-    (INT8, INT8, 4096, None, False, Path.SPLIT),
-    (INT8, INT8, 4096, (1, 2**17), False, Path.FLOAT32),
-    (INT8, INT8, 4096, (1, 2**17 + 1), False, Path.SPLIT),
-    (INT8, INT8, 4096, (0, 2**17), False, Path.FLOAT32),
-    (INT8, INT8, 1 << 17, None, True, Path.FLOAT64),  # 2^31 no longer fits; 2^17 2^7 2^3 is no split
-    (INT8, INT8, 1 << 17, (1, 2**20), True, Path.INT8),
-    (INT8, INT8, (1 << 17) - 1, "unread", True, Path.INT8),
-    (INT12, INT8, 512, None, True, Path.SPLIT),
-    (INT12, INT12, 512, None, True, Path.FLOAT64),
-    (INT12, INT12, 512, (1, 2**13), True, Path.FLOAT32),
-    (INT12, INT12, 512, (1, 2**19), True, Path.SPLIT),
-    (INT12, INT12, 512, (1, 2**19 + 1), True, Path.FLOAT64),
-    (INT16, INT16, 1 << 23, None, True, Path.FLOAT64),
-    (INT16, INT16, (1 << 23) + 1, (1, 2**38), True, Path.FLOAT64),
+@pytest.mark.parametrize(("left", "right", "terms", "norm", "order", "path"), [
+    (INT8, INT8, 1024, "unread", SMALL, Path.FLOAT32),
+    (INT8, INT8, 1024, "unread", LARGE, Path.INT8),
+    (INT12, INT8, 64, "unread", LARGE, Path.FLOAT32),
+    (INT8, INT8, 1025, "unread", SMALL, Path.INT8),
+    (UINT8, INT8, 4096, "unread", SMALL, Path.INT8),
+    (INT8, UINT8, 4096, "unread", SMALL, Path.INT8),
+    (UINT8, UINT8, 4096, None, SMALL, Path.SPLIT),
+    (INT8, INT8, 4096, None, NO_INT8, Path.SPLIT),
+    (INT8, INT8, 4096, None, (Path.FLOAT32, Path.FLOAT64, Path.SPLIT), Path.FLOAT64),
+    (INT8, INT8, 4096, (1, 2**17), NO_INT8, Path.FLOAT32),
+    (INT8, INT8, 4096, (1, 2**17 + 1), NO_INT8, Path.SPLIT),
+    (INT8, INT8, 4096, (0, 2**17), NO_INT8, Path.FLOAT32),
+    (INT8, INT8, 1 << 17, None, LARGE, Path.FLOAT64),  # 2^31 no longer fits; 2^17 2^7 2^3 is no split
+    (INT8, INT8, 1 << 17, (1, 2**20), SMALL, Path.INT8),
+    (INT8, INT8, (1 << 17) - 1, "unread", SMALL, Path.INT8),
+    (INT12, INT8, 512, None, SMALL, Path.SPLIT),
+    (INT12, INT12, 512, None, LARGE, Path.FLOAT64),
+    (INT12, INT12, 512, (1, 2**13), LARGE, Path.FLOAT32),
+    (INT12, INT12, 512, (1, 2**19), LARGE, Path.SPLIT),
+    (INT12, INT12, 512, (1, 2**19 + 1), LARGE, Path.FLOAT64),
+    (INT16, INT16, 1 << 23, None, LARGE, Path.FLOAT64),
+    (INT16, INT16, (1 << 23) + 1, (1, 2**38), LARGE, Path.FLOAT64),
 ])  # fmt: skip
-def test_the_choice_is_as_documented(left, right, terms, norm, int8, path):
-    assert chosen(left, right, terms, norm, int8) is path
+def test_the_choice_is_as_documented(left, right, terms, norm, order, path):
+    assert chosen(left, right, terms, norm, order) is path
+
+
+CONV, LINEAR = ConvGeometry((1, 1), (1, 1)), LinearGeometry()
+
+
+@pytest.mark.parametrize(("geometry", "kind", "reduction", "shape", "cpu", "int8", "order"), [
+    (LINEAR, Kind.FORWARD, 64, (64, 64), True, Speed.FAST, "int8 float32 float64 split"),
+    (LINEAR, Kind.FORWARD, 64, (8, 8, 64), True, Speed.FAST, "int8 float32 float64 split"),
+    (LINEAR, Kind.FORWARD, 63, (64, 64), True, Speed.FAST, "float32 int8 float64 split"),
+    (LINEAR, Kind.FORWARD, 64, (63, 64), True, Speed.FAST, "float32 int8 float64 split"),
+    (LINEAR, Kind.WGRAD, 64, (64, 63), True, Speed.FAST, "float32 int8 float64 split"),
+    (LINEAR, Kind.FORWARD, 4096, (4096, 4096), True, Speed.SLOW, "float32 int8 float64 split"),
+    (LINEAR, Kind.FORWARD, 4096, (4096, 4096), True, Speed.NONE, "float32 float64 split"),
+    (LINEAR, Kind.FORWARD, 4096, (4096, 4096), False, Speed.NONE, "float32 split float64"),
+    (CONV, Kind.FORWARD, 576, (1, 64, 8, 8), True, Speed.FAST, "int8 float32 split float64"),
+    (CONV, Kind.FORWARD, 576, (8, 32, 8, 8), True, Speed.FAST, "float32 int8 split float64"),
+    (CONV, Kind.DGRAD, 576, (8, 64, 3, 3), True, Speed.FAST, "int8 float32 split float64"),
+    (CONV, Kind.WGRAD, 512, (64, 8, 3, 3), True, Speed.FAST, "int8 float32 split float64"),
+    (CONV, Kind.WGRAD, 512, (32, 64, 3, 3), True, Speed.FAST, "float32 int8 split float64"),
+])  # fmt: skip
+def test_the_order_is_as_measured(geometry, kind, reduction, shape, cpu, int8, order):
+    got = preference(geometry, kind, reduction, shape, cpu, int8)
+    assert " ".join(path.value for path in got) == order
 
 
 def test_beyond_float64_is_an_error_that_names_the_layer():
@@ -88,7 +122,7 @@ def test_the_wider_operand_is_split_first():
     assert split((INT8, INT12), (512 * 128, 512 * 2048)) == Halves(1, 64)
     # the narrower one where only the norm of the other lets it pass
     assert split((INT8, INT12), (1 << 20, 1 << 20)) == Halves(0, 16)
-    assert choose((INT8, INT8), 1024, lambda: (1, 0), False) == Choice(Path.FLOAT32)
+    assert choose((INT8, INT8), 1024, lambda: (1, 0), NO_INT8) == Choice(Path.FLOAT32)
 
 
 def test_what_fits_int8():
@@ -180,7 +214,7 @@ def test_the_probe_refuses_what_is_not_exact(broken):
 
 def test_the_probe_takes_what_is():
     assert multiply._agrees(lambda left, right: left.int() @ right.int())
-    assert multiply.int8_works() == multiply._agrees(multiply.multiply_int8)
+    assert (multiply.int8_speed() is not Speed.NONE) == multiply._agrees(multiply.multiply_int8)
 
 
 def test_signed_saturation_alone_is_seen():
@@ -201,7 +235,6 @@ def settings_now():
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
 def test_reduced_precision_is_off_inside_products(precision, monkeypatch):
-    from bitwright.nn.geometry import Kind, LinearGeometry
     from bitwright.nn.product import sums
 
     inside = []

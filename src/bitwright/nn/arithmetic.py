@@ -1,9 +1,7 @@
 """Which arithmetic makes a product of integers exact, and the proof: a bound of every partial sum.
 
-    widths    K max|a| max|w|                                     reads no data
-    norm      max over outputs of (sum over the reduction |w|) max|a|      reads one operand
-
-Every path gives the same integers. In order of preference, which is that of their cost:
+    widths    K max|a| max|w|                                            reads no data
+    norm      max over outputs of (sum over the reduction |w|) max|a|    reads one operand
 
     float32   a bound is at most 2^24
     int8      both operands fit into 8 bits, and a bound is below 2^31
@@ -11,25 +9,29 @@ Every path gives the same integers. In order of preference, which is that of the
               sum is taken in float64
     float64   a bound is at most 2^53
 
-Operands that no quantiser made, and float formats whose levels exceed 2^26 (e5m2, bf16, fp16), are
-multiplied in float32 and claim no exact sum.
+Every path gives the same integers, so which one is taken is a matter of cost, and `preference` orders them
+by what was measured (docs/products.md). Operands that no quantiser made, and float formats whose levels
+exceed 2^26 (e5m2, bf16, fp16), are multiplied in float32 and claim no exact sum.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from bitwright.errors import InvalidValueError
 from bitwright.formats import Block, Format
+from bitwright.nn.geometry import Geometry, Kind, LinearGeometry
 
 FLOAT32_EXACT = 1 << 24
 INT32_EXACT = (1 << 31) - 1
 FLOAT64_EXACT = 1 << 53
 EMULATED_ABOVE = 1 << 26
+INT8_SIDE = 64
+"""The 8-bit product pays where both sides of the result and the reduction are at least this long."""
 
 
 class Exact(enum.Enum):
@@ -46,6 +48,17 @@ class Path(enum.Enum):
     INT8 = "int8"
     SPLIT = "split"
     FLOAT64 = "float64"
+
+
+_LIMITS = {Path.FLOAT32: FLOAT32_EXACT, Path.INT8: INT32_EXACT, Path.FLOAT64: FLOAT64_EXACT}
+
+
+class Speed(enum.Enum):
+    """What 8-bit products are on this machine: absent or wrong, right, right and fast."""
+
+    NONE = "none"
+    SLOW = "slow"
+    FAST = "fast"
 
 
 @dataclass(frozen=True)
@@ -111,46 +124,74 @@ class Choice:
     halves: Halves | None = None
 
 
+def preference(
+    geometry: Geometry, kind: Kind, reduction: int, shape: Sequence[int], cpu: bool, int8: Speed
+) -> tuple[Path, ...]:
+    """The paths in the order of their cost, for a result of this shape.
+
+    On a CPU with VNNI the 8-bit product beats float32 wherever the matrices are not small: casts and patches
+    are then little beside the sums. For linear layers one float64 product costs less than two float32 ones;
+    for convolutions, and on GPUs, more.
+    """
+    last = (Path.SPLIT, Path.FLOAT64)
+    if not cpu:
+        return Path.FLOAT32, *last
+    if isinstance(geometry, LinearGeometry):
+        last = (Path.FLOAT64, Path.SPLIT)
+    if int8 is Speed.NONE:
+        return Path.FLOAT32, *last
+    if int8 is Speed.FAST and min(reduction, *geometry.sides(kind, shape)) >= INT8_SIDE:
+        return Path.INT8, Path.FLOAT32, *last
+    return Path.FLOAT32, Path.INT8, *last
+
+
 def choose(
     operands: Operands,
     reduction: int,
     norm: Callable[[], tuple[int, int]],
-    int8: bool,
+    order: Sequence[Path],
     where: str = "",
 ) -> Choice:
-    """The cheapest arithmetic that is proved exact.
+    """The first path that is proved exact.
 
     Args:
         operands: what is known of (left, right).
         reduction: how many products one output sums.
         norm: reads the data: (side, largest sum of |level| that one output takes of that operand). Called
-            only where the widths do not decide.
-        int8: whether the 8-bit product is there and right, see `int8_works`.
+            only where the widths prove neither float32 nor int8: that costs more than an 8-bit product.
+        order: the paths, see `preference`.
         where: the layer, for messages.
+
+    Raises:
+        InvalidValueError: no path is exact: an accumulator may exceed 2^53.
     """
-    left, right = operands
-    bytes_ = int8 and fit_int8(operands)
-    widths = reduction * left.level_max * right.level_max
-    if widths <= FLOAT32_EXACT:
-        return Choice(Path.FLOAT32)
-    if bytes_ and widths <= INT32_EXACT:
-        return Choice(Path.INT8)  # measured: less than to read the norm and multiply in float32
+    sums = reduction * operands[0].level_max, reduction * operands[1].level_max
+    for path in order:
+        if path in (Path.FLOAT32, Path.INT8) and (choice := prove(path, operands, sums)):
+            return choice
     side, total = norm()
-    sums = [reduction * left.level_max, reduction * right.level_max]
-    sums[side] = min(sums[side], total)
-    bound = min(sums[0] * right.level_max, sums[1] * left.level_max)
-    if bound <= FLOAT32_EXACT:
-        return Choice(Path.FLOAT32)
-    if bytes_ and bound <= INT32_EXACT:
-        return Choice(Path.INT8)
-    halves = split(operands, (sums[0], sums[1]))
-    if halves is not None:
-        return Choice(Path.SPLIT, halves)
-    if bound <= FLOAT64_EXACT:
-        return Choice(Path.FLOAT64)
+    sums = (min(sums[0], total), sums[1]) if side == 0 else (sums[0], min(sums[1], total))
+    for path in order:
+        if choice := prove(path, operands, sums):
+            return choice
+    bound = _bound(operands, sums)
     raise InvalidValueError(
         "an accumulator stays below 2^53", got=f"a bound of 2^{bound.bit_length() - 1}", where=where
     )
+
+
+def prove(path: Path, operands: Operands, sums: tuple[int, int]) -> Choice | None:
+    """The choice of `path`, if it is exact; `sums` bound the sum of |level| of either operand."""
+    if path is Path.SPLIT:
+        halves = split(operands, sums)
+        return None if halves is None else Choice(path, halves)
+    if path is Path.INT8 and not fit_int8(operands):
+        return None
+    return Choice(path) if _bound(operands, sums) <= _LIMITS[path] else None
+
+
+def _bound(operands: Operands, sums: tuple[int, int]) -> int:
+    return min(sums[0] * operands[1].level_max, sums[1] * operands[0].level_max)
 
 
 def split(operands: Operands, sums: tuple[int, int]) -> Halves | None:

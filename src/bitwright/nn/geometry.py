@@ -11,6 +11,7 @@ which integer types need and which no convolution algorithm (Winograd, FFT) can 
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,6 +64,10 @@ class LinearGeometry:
         if kind is Kind.FORWARD:
             return right[1]
         return left[-1] if kind is Kind.DGRAD else left[:-1].numel()
+
+    def sides(self, kind: Kind, shape: Sequence[int]) -> tuple[int, int]:
+        """The lengths of the result as a matrix, in either order."""
+        return shape[-1], math.prod(shape[:-1])
 
     def terms(self, kind: Kind, left: torch.Tensor, right: torch.Tensor) -> tuple[int, torch.Tensor]:
         """One operand (0: left, 1: right) as rows, each of which holds all that an output sums of it."""
@@ -140,6 +145,12 @@ class ConvGeometry:
             return left[0] * left[2] * left[3]
         taps = [-(-k // s) for k, s in zip(right[2:], self.stride, strict=True)]  # the others meet no error
         return right[0] * taps[0] * taps[1]
+
+    def sides(self, kind: Kind, shape: Sequence[int]) -> tuple[int, int]:
+        """The lengths of the result as a matrix, in either order."""
+        if kind is Kind.WGRAD:
+            return shape[0], math.prod(shape[1:])
+        return shape[1], shape[0] * math.prod(shape[2:])
 
     def terms(self, kind: Kind, left: torch.Tensor, right: torch.Tensor) -> tuple[int, torch.Tensor]:
         """One operand (0: left, 1: right) as rows, each of which holds all that an output sums of it."""

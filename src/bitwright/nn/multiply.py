@@ -8,13 +8,14 @@ Winograd and FFT; that branch has not been run on a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch
 
-from bitwright.nn.arithmetic import Halves, Operands
+from bitwright.kernels.dispatch import describe
+from bitwright.nn.arithmetic import Halves, Operands, Speed
 from bitwright.nn.geometry import Geometry, Kind
 
 Multiply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -29,16 +30,14 @@ def in_float(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """The product with sums in `dtype`."""
-    settings = reduced_precision(left.device.type)
-    if settings:
-        with full_precision(settings):
-            return in_float(geometry, kind, left, right, shape, dtype)
     if left.dtype != dtype or right.dtype != dtype:
         left, right = left.to(dtype), right.to(dtype)
-    if left.is_cpu:
-        return geometry.native(kind, left, right, shape)
-    first, second = geometry.matrices(kind, left, right, shape, (dtype, dtype))
-    return geometry.tensor(kind, first @ second, shape).contiguous()
+    settings = reduced_precision(left.device.type)
+    with full_precision(settings) if settings else nullcontext():
+        if left.is_cpu:
+            return geometry.native(kind, left, right, shape)
+        first, second = geometry.matrices(kind, left, right, shape, (dtype, dtype))
+        return geometry.tensor(kind, first @ second, shape).contiguous()
 
 
 def in_int8(
@@ -48,8 +47,9 @@ def in_int8(
     right: torch.Tensor,
     shape: list[int],
     operands: Operands,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
-    """The product of 8-bit levels with sums in int32; float64."""
+    """The product of 8-bit levels with sums in int32, as `dtype`."""
     numbers = []
     for tensor, operand in ((left, operands[0]), (right, operands[1])):
         numbers.append(tensor if operand.unit == 1.0 else tensor / operand.unit)
@@ -59,7 +59,7 @@ def in_int8(
     first, second = geometry.matrices(kind, numbers[0], numbers[1], shape, (types[0], types[1]))
     swapped = types[1] is torch.uint8  # only the first may be unsigned
     sums = multiply_int8(second.T, first.T).T if swapped else multiply_int8(first, second)
-    result = torch.empty(shape, dtype=torch.float64, device=left.device)
+    result = torch.empty(shape, dtype=dtype, device=left.device)
     result.copy_(geometry.tensor(kind, sums, shape))
     unit = operands[0].unit * operands[1].unit
     return result if unit == 1.0 else result.mul_(unit)
@@ -148,14 +148,16 @@ def full_precision(settings: list[Any]) -> Iterator[None]:
 
 
 @cache
-def int8_works() -> bool:
-    """Whether torch's 8-bit product on the CPU is there, and exact on this machine; tried once per process.
+def int8_speed() -> Speed:
+    """What torch's 8-bit product on the CPU is good for; tried once per process.
 
     It has been silently wrong on CPUs without VNNI, whose 16-bit sums of two products saturate: hence
     extremes, of one sign and of alternating ones, in every tail that a kernel may have. CUDA's is left
     alone: it takes few shapes, and no one has tried it here.
     """
-    return _agrees(multiply_int8)
+    if not _agrees(multiply_int8):
+        return Speed.NONE
+    return Speed.FAST if describe()["cpu_features"].get("avx512vnni") else Speed.SLOW
 
 
 def _agrees(multiply: Multiply) -> bool:

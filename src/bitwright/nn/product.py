@@ -25,18 +25,21 @@ from bitwright.errors import InvalidValueError
 from bitwright.kernels.registration import register
 from bitwright.nn.arithmetic import (
     FLOAT32_EXACT,
+    INT8_SIDE,
     Choice,
     Exact,
     Operand,
     Operands,
     Path,
+    Speed,
     choose,
     fit_int8,
     largest_sum,
-    split,
+    preference,
+    prove,
 )
 from bitwright.nn.geometry import ConvGeometry, Geometry, Kind, LinearGeometry
-from bitwright.nn.multiply import in_float, in_halves, in_int8, int8_works
+from bitwright.nn.multiply import in_float, in_halves, in_int8, int8_speed
 from bitwright.quantize import Quantized, Quantizer
 
 Pair = tuple[Operand | None, Operand | None]
@@ -65,7 +68,7 @@ def sums(
         shape: of the result; may be left out for forward.
         known: of both operands; where one is None the product is float32 and claims nothing.
         where: the layer, for messages.
-        path: forces the arithmetic, right or wrong (for tests and benchmarks).
+        path: forces the arithmetic, float32 also where it is wrong (for tests and benchmarks).
 
     Returns:
         float32, or float64 where widths alone do not bound the sums by 2^24.
@@ -97,7 +100,8 @@ def _product(
     kind, geometry = Kind(kind_name), _geometry(window)
     reduction = geometry.reduction(kind, left.shape, right.shape)
     dtype = _result_type(ranges, reduction)
-    if dtype is torch.float32 and not path:
+    small = dtype is torch.float32 and reduction < INT8_SIDE
+    if not ranges or (small and not path):  # nothing to choose
         return in_float(geometry, kind, left, right, shape, dtype)
     operands = Operand(ranges[0], ranges[1], units[0]), Operand(ranges[2], ranges[3], units[1])
 
@@ -108,11 +112,13 @@ def _product(
     if path:
         choice = _forced(Path(path), operands, reduction)
     else:
-        choice = choose(operands, reduction, norm, left.is_cpu and int8_works(), where)
+        int8 = int8_speed() if left.is_cpu and fit_int8(operands) else Speed.NONE
+        order = preference(geometry, kind, reduction, shape, left.is_cpu, int8)
+        choice = choose(operands, reduction, norm, order, where)
     if choice.path is Path.FLOAT32:
         result = in_float(geometry, kind, left, right, shape, torch.float32)
     elif choice.path is Path.INT8:
-        result = in_int8(geometry, kind, left, right, shape, operands)
+        result = in_int8(geometry, kind, left, right, shape, operands, dtype)
     elif choice.halves is not None:
         result = in_halves(geometry, kind, left, right, shape, operands, choice.halves)
     else:
@@ -156,14 +162,13 @@ def _result_type(ranges: list[int], reduction: int) -> torch.dtype:
 
 
 def _forced(path: Path, operands: Operands, reduction: int) -> Choice:
-    if path is Path.INT8 and not fit_int8(operands):
-        raise InvalidValueError("the int8 path takes 8-bit operands", got=operands)
-    if path is not Path.SPLIT:
+    if path in (Path.FLOAT32, Path.FLOAT64):
         return Choice(path)
-    halves = split(operands, (reduction * operands[0].level_max, reduction * operands[1].level_max))
-    if halves is None:
-        raise InvalidValueError("the split's products stay below 2^24", got=operands)
-    return Choice(path, halves)
+    sums = reduction * operands[0].level_max, reduction * operands[1].level_max
+    choice = prove(path, operands, sums)
+    if choice is None:
+        raise InvalidValueError(f"the path {path.value} is exact where it is forced", got=operands)
+    return choice
 
 
 # --- with scales and gradients -----------------------------------------------------------------------------
