@@ -224,7 +224,7 @@ def test_a_scale_in_use_outlives_the_tick():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own tracer
 @pytest.mark.parametrize("name", CASES)
 def test_one_compiled_graph_serves_every_step(name):
-    """No graph break (hence nothing read on the host), one more graph after the first batch, equal results."""
+    """No graph break, hence nothing read on the host; one more graph after the first batch; equal results."""
     from torch._dynamo.testing import CompileCounter
 
     def run(compiled):

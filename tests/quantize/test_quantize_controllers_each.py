@@ -80,6 +80,20 @@ def test_min_max_follows_the_step_before_and_reaches_products():
     assert x.grad.tolist() == [0.0, 1.0, 0.0]
 
 
+def test_levels_of_a_quotient_are_those_of_the_tensor():
+    from bitwright.formats import Overflow, Rounding
+
+    x = random(0, 200, scale=3.0)
+    for form, controller in ((UInt(4), MinMax()), (Fixed(4), SqnrOptimal()), (Int(3), MinMSE())):
+        for overflow in (Overflow.SATURATE, Overflow.SYMMETRIC):
+            for rounding in (Rounding.FLOOR, Rounding.STOCHASTIC):
+                q = Quantizer(QuantizerSpec(form, controller, rounding, overflow=overflow))
+                q(x)
+                result = q.eval()(x)
+                assert torch.equal(q.eval_levels(x / result.scale), result.levels)
+                assert result.levels.abs().max() <= q.level_max
+
+
 def _clipped():
     from bitwright.quantize import Estimator
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,7 +56,7 @@ def half_error(density, step, top):
     """scipy: the error on the positive half line, cell by cell, of the density's half."""
     edges = [0.0, *((i + 0.5) * step for i in range(top)), math.inf]
     total = 0.0
-    for level, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+    for level, (low, high) in enumerate(pairwise(edges)):
         c = level * step
         if density is Density.GAMMA and low == 0:  # x = u^2 at the pole
 
@@ -118,5 +120,13 @@ def test_more_bits_are_better_and_odd_requests_are_refused():
     ):
         with pytest.raises(InvalidValueError):
             call()
-    with pytest.raises(InvalidValueError, match="unknown density 'gausian'.*did you mean 'gaussian'"):
+    with pytest.raises(InvalidValueError, match=r"unknown density 'gausian'.*did you mean 'gaussian'"):
         Density.of("gausian")
+
+
+def test_the_docs_page_holds_these_tables():
+    page = (Path(__file__).parents[2] / "docs" / "controllers.md").read_text()
+    for table in (mid_rise_table(), grid_table(), grid_table(signed=False)):
+        for bits in range(8):
+            row = " | ".join(f"{table[d][bits].step:.4f} / {table[d][bits].sqnr_db:.2f}" for d in Density)
+            assert f"| {bits + 1} | {row} |" in page

@@ -1,5 +1,6 @@
 """nn: layers with quantiser slots, the seam for products, and eval as integers."""
 
+from bitwright.nn.arithmetic import Exact
 from bitwright.nn.fold import Accumulator, Affine, Fold, eval_rounding
 from bitwright.nn.graph import (
     Link,
@@ -34,6 +35,7 @@ __all__ = [
     "BatchNorm2d",
     "ComputeLayer",
     "Conv2d",
+    "Exact",
     "Fold",
     "Linear",
     "Link",

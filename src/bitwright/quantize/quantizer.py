@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Block, Format, Rounding, tensor_id
+from bitwright.formats import Block, Format, Rounding, tensor_id, twin
 from bitwright.quantize import ranks
 from bitwright.quantize.controllers import LearntClip, State, Static
 from bitwright.quantize.estimators import Gradients, Pass, estimate
@@ -167,6 +167,15 @@ class Quantizer(nn.Module):
         with torch.no_grad():
             quantized: Quantized = self(x, measured)
             return quantized.value()
+
+    @torch.no_grad()
+    def eval_levels(self, quotient: torch.Tensor) -> torch.Tensor:
+        """Levels of x / scale as eval mode rounds them: for who has divided by the scale already."""
+        rounding = self.spec.rounding
+        if rounding is Rounding.STOCHASTIC:
+            rounding = Rounding.NEAREST_EVEN
+        zero_point = self.current_zero_point()
+        return twin.numbers(self.format, quotient, 1.0, rounding, self.spec.overflow, zero_point=zero_point)
 
     @torch.no_grad()
     def observe(self, x: torch.Tensor) -> None:

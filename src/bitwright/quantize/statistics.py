@@ -19,6 +19,7 @@ OCTAVES = range(-64, 32)
 BINS = len(OCTAVES) << SUB_BITS
 _SHIFT = 23 - SUB_BITS
 _FIRST_BIN = OCTAVES[0] + 127 << SUB_BITS
+_NOT_FINITE = (255 << SUB_BITS) - _FIRST_BIN
 
 
 class Merge(enum.Enum):
@@ -135,13 +136,13 @@ class _Pass:
         if channel_axis is not None:
             self.axes = [axis for axis in range(x.dim()) if axis != channel_axis % x.dim()]
         self._finite: torch.Tensor | None = None
+        self._quotient: torch.Tensor | None = None
 
     @property
     def finite(self) -> torch.Tensor:
         """x in float32, with 0 for what is not finite."""
         if self._finite is None:
-            x = self.x.to(torch.float32)
-            self._finite = torch.where(x.isfinite(), x, 0.0)
+            self._finite = self.x.to(torch.float32).nan_to_num(0.0, 0.0, 0.0)
         return self._finite
 
     def reduce(self, operation: Callable[..., torch.Tensor], t: torch.Tensor) -> torch.Tensor:
@@ -164,23 +165,27 @@ class _Pass:
     def beyond(
         self, form: Format, scale: torch.Tensor | None, zero_point: torch.Tensor | None, half: bool
     ) -> torch.Tensor:
-        q = twin.quotient(form, self.x, scale) * (2 if half else 1)
+        if self._quotient is None:
+            self._quotient = twin.quotient(form, self.x, scale)
+        q = self._quotient * (2 if half else 1)
         low, high = operators.limits(form, Overflow.SATURATE, zero_point)
         return self.sum((q < low) | (q > high))
 
     def histogram(self) -> torch.Tensor:
-        index = (self.finite.abs().view(torch.int32) >> _SHIFT) - _FIRST_BIN
-        index = index.clamp(0, BINS - 1).to(torch.int64)
-        counted = self.x.isfinite().to(torch.int64)
+        place = (self.x.to(torch.float32).abs().view(torch.int32) >> _SHIFT) - _FIRST_BIN
+        # one more bin takes what is not finite, and is dropped
+        index = place.clamp(0, BINS - 1) + (place >= _NOT_FINITE)
+        ones = torch.ones((), dtype=torch.int64, device=index.device)
         if self.axes is None:
-            bins = counted.new_zeros(BINS)
-            return bins.scatter_add_(0, index.flatten(), counted.flatten())
-        channels = next(n for i, n in enumerate(self.x.shape) if i not in self.axes)
+            bins = ones.new_zeros(BINS + 1)
+            bins.scatter_add_(0, index.flatten().to(torch.int64), ones.expand(index.numel()))
+            return bins[:BINS]
         kept = [1 if i in self.axes else n for i, n in enumerate(self.x.shape)]
+        channels = max(kept)
         channel = torch.arange(channels, device=index.device).view(kept)
-        bins = counted.new_zeros(BINS * channels)
-        place = (index * channels + channel).flatten()
-        return bins.scatter_add_(0, place, counted.flatten()).view(BINS, *kept)
+        bins = ones.new_zeros((BINS + 1) * channels)
+        bins.scatter_add_(0, (index * channels + channel).flatten(), ones.expand(index.numel()))
+        return bins.view(BINS + 1, *kept)[:BINS]
 
     def errors(self, form: Format, candidates: torch.Tensor) -> torch.Tensor:
         x = self.finite
