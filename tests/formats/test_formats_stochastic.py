@@ -45,14 +45,14 @@ CASES = [
 
 
 @pytest.mark.parametrize("fraction", FRACTIONS)
-@pytest.mark.parametrize(("form", "low", "step"), CASES[::2], ids=lambda v: str(v))
+@pytest.mark.parametrize(("form", "low", "step"), CASES[::2], ids=str)
 def test_the_bias_over_two_million_draws(form, low, step, fraction):
     check_bias(form, low, step, fraction, 16, CHUNK)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fraction", FRACTIONS)
-@pytest.mark.parametrize(("form", "low", "step"), CASES, ids=lambda v: str(v))
+@pytest.mark.parametrize(("form", "low", "step"), CASES, ids=str)
 def test_the_bias_over_a_hundred_million_draws(form, low, step, fraction):
     """About TIME minutes for the sixteen."""
     check_bias(form, low, step, fraction, 16, 50 * CHUNK)
