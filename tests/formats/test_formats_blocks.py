@@ -36,7 +36,7 @@ def test_every_element_decodes_under_every_scale(form):
 @pytest.mark.slow
 @blocks
 def test_every_element_decodes_under_every_scale_in_the_scalar_reference(form):
-    """About TIME minutes."""
+    """About ten seconds for all."""
     check_decode(form, scalar=1)
 
 
@@ -61,7 +61,7 @@ def test_pinned_blocks_come_back_under_every_scale(form):
 @pytest.mark.slow
 @blocks
 def test_pinned_blocks_come_back_under_every_scale_in_the_scalar_reference(form):
-    """About TIME minutes."""
+    """About ten seconds for all."""
     check_pinned(form, scalar=1)
 
 

@@ -124,7 +124,8 @@ ALIASES = {
     "float16": "fp16", "half": "fp16", "e5m10": "fp16", "float16 ": "fp16",
     "bfloat16": "bf16", "e8m7": "bf16",
     "float32": "fp32", "e8m23": "fp32", "e8m10": "tf32",
-    "float8_e4m3fn": "e4m3fn", "float8_e5m2": "e5m2", "float8_e4m3fnuz": "e4m3fnuz", "float8_e5m2fnuz": "e5m2fnuz",
+    "float8_e4m3fn": "e4m3fn", "float8_e5m2": "e5m2", "float8_e4m3fnuz": "e4m3fnuz",
+    "float8_e5m2fnuz": "e5m2fnuz",
     "float8_e4m3b11fnuz": "e4m3b11fnuz", "float8_e3m4": "e3m4", "float8_e4m3": "e4m3",
     "float8_e8m0fnu": "e8m0fnu", "e8m0": "e8m0fnu",
     "float6_e2m3fn": "e2m3f", "float6_e3m2fn": "e3m2f", "fp6": "e3m2f",
@@ -160,7 +161,7 @@ def test_names_that_are_near_are_different_formats():
 
 HOSTILE = [
     "", " ", "-", ".", "int", "int-8", "int+8", "int8.4", "int8 4", "int8x", "xint8", "int0", "int33",
-    "int" + "9" * 5000, "int٨", "\uff49nt8", "ınt8", "int8\x00", "int8\n\n8", "uint0", "uint33", "fixed",
+    "int" + "9" * 5000, "int٨", "\uff49nt8", "\u0131nt8", "int8\x00", "int8\n\n8", "uint0", "uint33", "fixed",
     "fixed8.", "fixed.4", "fixed8.4.4", "fixed8.101", "fixed8.-101", "fixed0.4", "fixed33.1", "fixed8.--4",
     "ufixed8.-", "flex", "flex16", "flex16+", "flex16+0", "flex16+9", "flex1+5", "flex33+5", "flex16+5@",
     "flex16+5@200", "log1", "log9", "log4-sqrt3", "log4sqrt2", "e0m3", "e9m3", "e4m24", "e4", "e4m", "m3",
@@ -205,8 +206,10 @@ def test_any_text_parses_or_is_an_error_of_ours(text):
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
-        ("binry", "binary"), ("ternery", "ternary"), ("itn8", "int8"), ("unit4", "uint4"), ("fixd8.4", "fixed8.4"),
-        ("ufixd8.8", "ufixed8.8"), ("flx16+5", "flex16+5"), ("e4m3fnn", "e4m3fn"), ("bf61", "bf16"), ("lg4", "log4"),
+        ("binry", "binary"), ("ternery", "ternary"), ("itn8", "int8"), ("unit4", "uint4"),
+        ("fixd8.4", "fixed8.4"),
+        ("ufixd8.8", "ufixed8.8"), ("flx16+5", "flex16+5"), ("e4m3fnn", "e4m3fn"), ("bf61", "bf16"),
+        ("lg4", "log4"),
         ("mxfp8e4m4", "mxfp8e4m3"), ("bfp8-32", "bfp8x32"), ("binary8q4", "binary8p4"),
     ],
 )  # fmt: skip

@@ -134,7 +134,7 @@ def test_a_million_floats_round_alike(info, form):
 @pytest.mark.slow
 @pairs
 def test_a_million_floats_round_alike_in_every_mode(info, form):
-    """About TIME minutes."""
+    """About two minutes for all."""
     for rounding in ROUNDINGS:
         for saturate in (True, False):
             check(info, form, drawn(form, seed=7), rounding, saturate)
