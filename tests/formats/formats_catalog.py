@@ -93,7 +93,7 @@ BLOCKS = [
 ]
 
 
-# --- implementations -----------------------------------------------------------------------------------------
+# --- implementations ---------------------------------------------------------------------------------------
 
 
 def implementations(form):
@@ -105,7 +105,7 @@ def implementations(form):
     yield "scalar", lambda x, **options: scalar_values(form, x, **options)
     yield "twin", lambda x, **options: twin_values(form, x, **options)
     # whichever of them `quantize` picks
-    yield "default", lambda x, **options: form.quantize(x, **options)
+    yield "default", form.quantize
 
 
 def scalar_values(form, x, *, scale=None, rounding="nearest-even", overflow="saturate", key=None, axis=-1):
@@ -147,6 +147,14 @@ def overflows(form):
         yield overflow
 
 
+def modes(form):
+    """(rounding, overflow): every pair; but where "symmetric" is documented to saturate, one of its own."""
+    for overflow in overflows(form):
+        alike = overflow is Overflow.SYMMETRIC and form.min_number == -form.max_number
+        for rounding in DETERMINISTIC[:1] if alike else DETERMINISTIC:
+            yield rounding, overflow
+
+
 def same(a, b):
     """Whether two float tensors have the same bits; all NaN count as one."""
     a, b = (torch.as_tensor(t) for t in (a, b))
@@ -165,7 +173,7 @@ def differing(x, a, b, count=5):
     return [(float(x.flatten()[i]).hex(), float(a.flatten()[i]), float(b.flatten()[i])) for i in at]
 
 
-# --- values --------------------------------------------------------------------------------------------------
+# --- values ------------------------------------------------------------------------------------------------
 
 SPECIAL = np.array(
     [0.0, math.inf, math.nan, 1e-45, 2e-45, 1.1754942e-38, 1.1754944e-38, 1.0, 1.5, 3.0, 1e38, 3.4028235e38],
@@ -174,7 +182,7 @@ SPECIAL = np.array(
 
 
 def trying_values(form, most=1500):
-    """Float32 that try a Float or a Log: what is special, every number, every tie and the float32 beside each.
+    """Float32 that try a Float or a Log: what is special, every number, tie and the float32 beside.
 
     Above `most` of one sign, the largest and smallest and an even sample of the others stay.
     """
@@ -196,6 +204,11 @@ def trying_values(form, most=1500):
     return torch.from_numpy(np.concatenate([positive, -positive, [np.float32(math.nan)]]).astype(np.float32))
 
 
+def stride(values, count):
+    """The odd step that leaves about `count` of the values."""
+    return len(values) // count | 1
+
+
 def thinned(values, count):
     """About `count` of the values, evenly."""
-    return values[:: max(len(values) // count | 1, 1)]
+    return values[:: stride(values, count)]

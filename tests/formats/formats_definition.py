@@ -1,9 +1,9 @@
 """Floating point, logarithms and blocks from their definitions, on exact fractions.
 
-A format is here the list of its magnitudes, written down code by code as its docstring says, and rounding is a
-search in that list: nothing is known of quanta, bit tricks or the order in which the library does things. The
-magnitudes are fractions first; they are searched as float64, which holds each of them (checked), the middle of any
-two neighbours, and every float32.
+A format is here the list of its magnitudes, written down code by code as its docstring says, and rounding is
+a search in that list: nothing is known of quanta, bit tricks or the order in which the library does things.
+The magnitudes are fractions first; they are searched as float64, which holds each of them (checked), the
+middle of any two neighbours, and every float32.
 """
 
 from __future__ import annotations

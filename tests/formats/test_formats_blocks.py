@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from formats_catalog import BLOCKS, DETERMINISTIC, differing, implementations, overflows, same, thinned
+from formats_catalog import BLOCKS, differing, implementations, modes, same, thinned
 from formats_definition import block_row, block_scale, number_of
 
 from bitwright.formats import Block, Float, Int, Key, Overflow, Rounding, ScaleRule, Specials, UFixed, parse
@@ -36,7 +36,7 @@ def test_every_element_decodes_under_every_scale(form):
 @pytest.mark.slow
 @blocks
 def test_every_element_decodes_under_every_scale_in_the_scalar_reference(form):
-    """About TIME minutes."""
+    """About ten seconds for all."""
     check_decode(form, scalar=1)
 
 
@@ -61,7 +61,7 @@ def test_pinned_blocks_come_back_under_every_scale(form):
 @pytest.mark.slow
 @blocks
 def test_pinned_blocks_come_back_under_every_scale_in_the_scalar_reference(form):
-    """About TIME minutes."""
+    """About ten seconds for all."""
     check_pinned(form, scalar=1)
 
 
@@ -71,7 +71,7 @@ def check_pinned(form, scalar):
     Not every code can lie in such a block:
 
     - NaN and infinite elements: there is no value to give back;
-    - beside the pin nothing may be larger: two's complement's lowest code is, and under `ceil` what lies above
+    - beside the pin nothing may be larger: two's complement's lowest code is, and under `ceil` what is above
       the power of two at which the scale changes;
     - scales that are negative, zero, infinite or NaN follow from no block;
     - where the pin's value leaves float32, or the smallest element's falls below its 2^-149.
@@ -159,10 +159,9 @@ def test_rows_equal_the_definition(form):
 
 @blocks
 def test_every_mode(form):
-    x = rows(form, 1)[::3]
-    for overflow in overflows(form):
-        for rounding in DETERMINISTIC:
-            check(form, x, rounding, overflow)
+    x = rows(form, 1)[::5]
+    for rounding, overflow in modes(form.element):
+        check(form, x, rounding, overflow)
 
 
 @pytest.mark.parametrize("form", [parse(n) for n in ("nvfp4", "mxfp8e4m3", "mxint8", "bfp4x3")], ids=str)
@@ -173,7 +172,7 @@ def test_an_outer_scale(form, outer):
 
 @blocks
 def test_stochastic_elements_draw_by_their_own_index(form):
-    x = rows(form, 3)
+    x = rows(form, 3)[::3].contiguous()
     for bits in (1, 8, 16):
         key = Key(2, "blocks", bits=bits)
         results = [q(x, rounding="stochastic", key=key) for _, q in implementations(form)]
@@ -205,7 +204,8 @@ def test_blocks_run_along_their_axis(form):
         ("block32-e2m1f-e8m0fnu-rceil", 6.0, 1.0), ("block32-e2m1f-e8m0fnu-rceil", 6.01, 2.0),
         ("block32-e2m1f-e8m0fnu-even", 6.99, 1.0), ("block32-e2m1f-e8m0fnu-even", 7.0, 2.0),
         ("nvfp4", 6.0, 1.0), ("nvfp4", 6.37, 1.0), ("nvfp4", 6.38, 1.125), ("nvfp4", 1e9, 448.0),
-        ("mxint8", 1.984375, 1.0), ("mxint8", 2.0, 2.0), ("mxfp8e4m3", 448.0, 1.0), ("mxfp8e5m2", 57344.0, 1.0),
+        ("mxint8", 1.984375, 1.0), ("mxint8", 2.0, 2.0), ("mxfp8e4m3", 448.0, 1.0),
+        ("mxfp8e5m2", 57344.0, 1.0),
     ],
 )  # fmt: skip
 def test_scales_by_hand(name, largest, scale):

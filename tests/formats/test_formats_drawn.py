@@ -1,7 +1,7 @@
 """Quantising: every implementation against the definition, in every rounding and overflow mode.
 
-The values are every number of a format, every tie, the float32 beside each, zeros, float32 subnormals, what lies
-beyond the largest number, infinities and NaN.
+The values are every number of a format, every tie, the float32 beside each, zeros, float32 subnormals, what
+lies beyond the largest number, infinities and NaN.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from formats_catalog import (
     WIDE_FLOATS,
     differing,
     implementations,
+    modes,
     overflows,
     same,
+    stride,
     thinned,
     trying_values,
 )
@@ -32,20 +34,21 @@ KEY = Key(3, "drawn", 5, 1)
 
 def check(form, x, rounding, overflow, most_scalar, key=None):
     """All implementations on `x`, the slow scalar one on `most_scalar` of it."""
+    right = torch.from_numpy(quantised(form, x.numpy(), rounding, overflow, key)).float()
     for name, quantise in implementations(form):
-        some = thinned(x, most_scalar) if name == "scalar" else x
-        values = quantise(some, rounding=rounding.value, overflow=overflow.value, key=key)
-        numbers = quantised(form, some.numpy(), rounding, overflow, key)
-        expected = torch.from_numpy(numbers).float()
-        assert same(values, expected), (name, rounding, overflow, differing(some, values, expected))
+        # draws go by the index: the first ones, then
+        few = slice(None, most_scalar) if key else slice(None, None, stride(x, most_scalar))
+        part = few if name == "scalar" else slice(None)
+        values = quantise(x[part], rounding=rounding.value, overflow=overflow.value, key=key)
+        assert same(values, right[part]), (name, rounding, overflow, differing(x[part], values, right[part]))
 
 
 def check_every_mode(form, values, most_scalar):
     x = trying_values(form, values)
+    for rounding, overflow in modes(form):
+        check(form, x, rounding, overflow, most_scalar)
     for overflow in overflows(form):
-        for rounding in DETERMINISTIC:
-            check(form, x, rounding, overflow, most_scalar)
-        check(form, thinned(x, 300), Rounding.STOCHASTIC, overflow, most_scalar, KEY)
+        check(form, thinned(x, 300).flip(0), Rounding.STOCHASTIC, overflow, most_scalar, KEY)
 
 
 @pytest.mark.parametrize("form", FLOATS, ids=str)
@@ -53,33 +56,29 @@ def test_small_floats_equal_the_definition_in_every_mode(form):
     check_every_mode(form, values=300, most_scalar=9)
 
 
-@pytest.mark.parametrize("form", [*HALVES, *ODD_FLOATS, *LOGS, Float(8, 10)], ids=str)
+@pytest.mark.parametrize("form", [*HALVES, *ODD_FLOATS, *LOGS], ids=str)
 def test_named_floats_and_logarithms_equal_the_definition_in_every_mode(form):
-    check_every_mode(form, values=3000, most_scalar=60)
+    check_every_mode(form, values=3000, most_scalar=40)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [*FLOATS, *HALVES, *ODD_FLOATS, *LOGS], ids=str)
 def test_every_float_and_logarithm_at_length(form):
-    """Every number and tie, and many for the scalar reference too. About TIME minutes."""
+    """Every number and tie, and many for the scalar reference too. About four minutes for all."""
     check_every_mode(form, values=1 << 18, most_scalar=300)
 
 
 @pytest.mark.parametrize("form", [*HALVES, *ODD_FLOATS, *LOGS, *FLOATS[::29]], ids=str)
 def test_encode_gives_the_code_of_the_number(form):
     x = trying_values(form, 600)
-    for rounding in DETERMINISTIC:
-        for overflow in overflows(form):
-            how = {"rounding": rounding, "overflow": overflow}
-            codes = form.encode(x, **how)
-            numbers = quantised(form, x.numpy(), rounding, overflow)
-            expected = codes_of(form, numbers)
-            if isinstance(form, Float) and form.specials is Specials.F:
-                expected[np.isnan(numbers)] = 0
-            assert codes.tolist() == expected.tolist()
-            assert same(form.decode(codes), form.quantize(x, **how))
-            few = thinned(x, 30)
-            assert [form.encode(v, **how) for v in few.tolist()] == thinned(codes, 30).tolist()
+    for rounding, overflow in modes(form):
+        how = {"rounding": rounding, "overflow": overflow}
+        codes = form.encode(x, **how)
+        expected = codes_of(form, quantised(form, x.numpy(), rounding, overflow))
+        assert codes.tolist() == expected.tolist()
+        assert same(form.decode(codes), form.quantize(x, **how))
+        few = thinned(x, 30)
+        assert [form.encode(v, **how) for v in few.tolist()] == thinned(codes, 30).tolist()
 
 
 @pytest.mark.parametrize("form", WIDE_FLOATS, ids=str)

@@ -1,4 +1,4 @@
-"""Names: every format has one that parses back; the world's names are understood; all others are one error."""
+"""Names: every format has one that parses back; the world's are understood; all others are one error."""
 
 from __future__ import annotations
 
@@ -68,13 +68,17 @@ def floats(draw):
 
 @st.composite
 def blocks(draw):
+    signed = [f for f in FLOATS if f.signed] + HALVES + ODD_FLOATS[1:5]
     element = draw(
         st.one_of(
-            floats(), st.builds(Int, st.integers(1, 25)), st.builds(Fixed, st.integers(1, 25), fractions)
+            st.sampled_from(signed),
+            st.builds(Int, st.integers(2, 25)),
+            st.builds(Fixed, st.integers(2, 25), st.integers(-100, 100)),
         )
     )
-    scale = draw(st.one_of(st.just(E8M0), floats()))
-    return build(Block, element, draw(st.integers(1, 1 << 20)), scale, draw(st.sampled_from(ScaleRule)))
+    rule = draw(st.sampled_from(ScaleRule))
+    scale = draw(st.sampled_from([*FLOATS, *HALVES])) if rule is ScaleRule.DIVIDE else E8M0
+    return build(Block, element, draw(st.integers(1, 1 << 20)), scale, rule)
 
 
 def check_name(form):
@@ -93,14 +97,14 @@ def test_every_catalogued_format_has_a_name_of_its_own():
     assert len({str(form) for form in EVERY}) == len(set(EVERY)) > 700
 
 
-@settings(deadline=None, derandomize=True, max_examples=1000)
+@settings(deadline=None, derandomize=True, max_examples=600)
 @given(uniform)
 def test_any_uniform_or_logarithmic_format_parses_back(form):
     check_name(form)
 
 
 many = settings(
-    deadline=None, derandomize=True, max_examples=500, suppress_health_check=[HealthCheck.filter_too_much]
+    deadline=None, derandomize=True, max_examples=300, suppress_health_check=[HealthCheck.filter_too_much]
 )
 
 
@@ -120,7 +124,8 @@ ALIASES = {
     "float16": "fp16", "half": "fp16", "e5m10": "fp16", "float16 ": "fp16",
     "bfloat16": "bf16", "e8m7": "bf16",
     "float32": "fp32", "e8m23": "fp32", "e8m10": "tf32",
-    "float8_e4m3fn": "e4m3fn", "float8_e5m2": "e5m2", "float8_e4m3fnuz": "e4m3fnuz", "float8_e5m2fnuz": "e5m2fnuz",
+    "float8_e4m3fn": "e4m3fn", "float8_e5m2": "e5m2", "float8_e4m3fnuz": "e4m3fnuz",
+    "float8_e5m2fnuz": "e5m2fnuz",
     "float8_e4m3b11fnuz": "e4m3b11fnuz", "float8_e3m4": "e3m4", "float8_e4m3": "e4m3",
     "float8_e8m0fnu": "e8m0fnu", "e8m0": "e8m0fnu",
     "float6_e2m3fn": "e2m3f", "float6_e3m2fn": "e3m2f", "fp6": "e3m2f",
@@ -155,17 +160,19 @@ def test_names_that_are_near_are_different_formats():
 
 
 HOSTILE = [
-    "", " ", "-", ".", "int", "int-8", "int+8", "int8.4", "int8 4", "int8x", "xint8", "int0", "int33", "int" + "9" * 5000,
-    "int٨", "\uff49nt8", "ınt8", "int8\x00", "int8\n\n8", "uint0", "uint33", "fixed", "fixed8.", "fixed.4", "fixed8.4.4",
-    "fixed8.101", "fixed8.-101", "fixed0.4", "fixed33.1", "fixed8.--4", "ufixed8.-", "flex", "flex16", "flex16+", "flex16+0",
-    "flex16+9", "flex1+5", "flex33+5", "flex16+5@", "flex16+5@200", "log1", "log9", "log4-sqrt3", "log4sqrt2", "e0m3", "e9m3",
-    "e4m24", "e4", "e4m", "m3", "e4m3fx", "e4m3b", "e4m3b999", "e4m3b151", "e5m0", "e8m3fn", "ue4m3fnuz", "e4m3-", "e1m0fn",
-    "binary8p8", "binary8p0", "binary99p1", "binary8", "binary8p4xx", "bfp8", "bfp8x", "bfp8x0", "bfp99x32", "bfp8x9999999",
-    "mxfp7", "mxfp8e3m4", "block", "block16", "block16-int8", "block16-int8-e8m0fnu", "block16-int8-e8m0fnu-up",
-    "block0-int8-e8m0fnu-floor", "block16-binary-e8m0fnu-floor", "block16-uint8-e8m0fnu-floor", "block16-int8-e4m3fn-floor",
-    "block16-int8-e8m0fnu-divide", "block16-mxfp4-e8m0fnu-floor", "block16-fixed8-e8m0fnu-floor", "block16-int8-int8-floor",
-    "block4-block4-int8-e8m0fnu-floor-e8m0fnu-floor", "float8_", "float8_int8", "float8_float8_e4m3", "../int8", "int8;ls",
-    "__class__", "{int8}", "%s", "a" * 100_000, "block1-" * 2000,
+    "", " ", "-", ".", "int", "int-8", "int+8", "int8.4", "int8 4", "int8x", "xint8", "int0", "int33",
+    "int" + "9" * 5000, "int٨", "\uff49nt8", "\u0131nt8", "int8\x00", "int8\n\n8", "uint0", "uint33", "fixed",
+    "fixed8.", "fixed.4", "fixed8.4.4", "fixed8.101", "fixed8.-101", "fixed0.4", "fixed33.1", "fixed8.--4",
+    "ufixed8.-", "flex", "flex16", "flex16+", "flex16+0", "flex16+9", "flex1+5", "flex33+5", "flex16+5@",
+    "flex16+5@200", "log1", "log9", "log4-sqrt3", "log4sqrt2", "e0m3", "e9m3", "e4m24", "e4", "e4m", "m3",
+    "e4m3fx", "e4m3b", "e4m3b999", "e4m3b151", "e5m0", "e8m3fn", "ue4m3fnuz", "e4m3-", "e1m0fn",
+    "binary8p8", "binary8p0", "binary99p1", "binary8", "binary8p4xx", "bfp8", "bfp8x", "bfp8x0", "bfp99x32",
+    "bfp8x9999999", "mxfp7", "mxfp8e3m4", "block", "block16", "block16-int8", "block16-int8-e8m0fnu",
+    "block16-int8-e8m0fnu-up", "block0-int8-e8m0fnu-floor", "block16-binary-e8m0fnu-floor",
+    "block16-uint8-e8m0fnu-floor", "block16-int8-e4m3fn-floor", "block16-int8-e8m0fnu-divide",
+    "block16-mxfp4-e8m0fnu-floor", "block16-fixed8-e8m0fnu-floor", "block16-int8-int8-floor",
+    "block4-block4-int8-e8m0fnu-floor-e8m0fnu-floor", "float8_", "float8_int8", "float8_float8_e4m3",
+    "../int8", "int8;ls", "__class__", "{int8}", "%s", "a" * 100_000, "block1-" * 2000,
     "block4-" * 500 + "int8" + "-e8m0fnu-floor" * 500, "fixed" + "1" * 400 + "." + "2" * 400,
 ]  # fmt: skip
 
@@ -199,8 +206,10 @@ def test_any_text_parses_or_is_an_error_of_ours(text):
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
-        ("binry", "binary"), ("ternery", "ternary"), ("itn8", "int8"), ("unit4", "uint4"), ("fixd8.4", "fixed8.4"),
-        ("ufixd8.8", "ufixed8.8"), ("flx16+5", "flex16+5"), ("e4m3fnn", "e4m3fn"), ("bf61", "bf16"), ("lg4", "log4"),
+        ("binry", "binary"), ("ternery", "ternary"), ("itn8", "int8"), ("unit4", "uint4"),
+        ("fixd8.4", "fixed8.4"),
+        ("ufixd8.8", "ufixed8.8"), ("flx16+5", "flex16+5"), ("e4m3fnn", "e4m3fn"), ("bf61", "bf16"),
+        ("lg4", "log4"),
         ("mxfp8e4m4", "mxfp8e4m3"), ("bfp8-32", "bfp8x32"), ("binary8q4", "binary8p4"),
     ],
 )  # fmt: skip

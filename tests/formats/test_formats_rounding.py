@@ -33,7 +33,7 @@ X = torch.tensor([2.5, -2.5, -2.3, 0.5, -0.5, 1.5, -1.5, 3.5, -3.5])
     "form", [Int(8), Fixed(12, 0), Float(4, 2, Specials.F, bias=3), Float(5, 3, bias=4)], ids=str
 )
 def test_the_table_of_ties(form, rounding):
-    """In integers; and in floats, at a scale that puts the step where integers have it (|q| below 2^(emin + 1))."""
+    """In integers; and in floats, at a scale at which the smallest step is 1."""
     scale = 1.0 if not isinstance(form, Float) else 1 / form.unit
     values = torch.tensor(TIES[rounding], dtype=torch.float32)
     for name, quantise in implementations(form):

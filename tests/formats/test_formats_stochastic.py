@@ -45,16 +45,16 @@ CASES = [
 
 
 @pytest.mark.parametrize("fraction", FRACTIONS)
-@pytest.mark.parametrize(("form", "low", "step"), CASES[::2], ids=lambda v: str(v))
+@pytest.mark.parametrize(("form", "low", "step"), CASES[::2], ids=str)
 def test_the_bias_over_two_million_draws(form, low, step, fraction):
     check_bias(form, low, step, fraction, 16, CHUNK)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fraction", FRACTIONS)
-@pytest.mark.parametrize(("form", "low", "step"), CASES, ids=lambda v: str(v))
+@pytest.mark.parametrize(("form", "low", "step"), CASES, ids=str)
 def test_the_bias_over_a_hundred_million_draws(form, low, step, fraction):
-    """About TIME minutes for the sixteen."""
+    """About three minutes for the sixteen."""
     check_bias(form, low, step, fraction, 16, 50 * CHUNK)
 
 
@@ -112,7 +112,7 @@ def test_tensors_and_steps_are_uncorrelated():
 
 @pytest.mark.slow
 def test_tensors_and_steps_are_uncorrelated_over_a_million_draws():
-    """About TIME minutes, and 1 GB of memory."""
+    """About five seconds, and 1 GB of memory."""
     check_correlations(1_000_000)
 
 

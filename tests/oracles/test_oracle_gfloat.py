@@ -2,13 +2,13 @@
 
 Its `sat=True` is our overflow="saturate", `sat=False` our "infinite". What differs, with the reason:
 
-- Infinity under sat=True. gfloat saturates it too; ours stays infinity where the format has one, since it is a
-  number of the format and nothing overflows.
-- Ties without mantissa bits (P3109's p = 1, e8m0). A neighbour is even here when it is an even multiple of the
-  quantum, so the upper one; P3109 takes the one whose code is even.
+- Infinity under sat=True. gfloat saturates it too; ours stays infinity where the format has one, since it is
+  a number of the format and nothing overflows.
+- Ties without mantissa bits (P3109's p = 1, e8m0). A neighbour is even here when it is an even multiple of
+  the quantum, so the upper one; P3109 takes the one whose code is even.
 - Below 2^-127 in e8m0. gfloat returns powers of two that the format does not have; ours is 2^-127.
-- NaN in formats without one: gfloat raises, ours counts as 0. What overflows those under sat=False: gfloat raises,
-  ours saturates.
+- NaN in formats without one: gfloat raises, ours counts as 0. What overflows those under sat=False: gfloat
+  raises, ours saturates.
 - What is negative in unsigned formats: gfloat gives it back, ours becomes the smallest number.
 - The canonical NaN: gfloat takes the largest code, ours the quiet one without sign.
 - A quotient x / scale below 2^-150, in a block. gfloat divides in float64, where ceil finds it; ours is one
@@ -134,7 +134,7 @@ def test_a_million_floats_round_alike(info, form):
 @pytest.mark.slow
 @pairs
 def test_a_million_floats_round_alike_in_every_mode(info, form):
-    """About TIME minutes."""
+    """About two minutes for all."""
     for rounding in ROUNDINGS:
         for saturate in (True, False):
             check(info, form, drawn(form, seed=7), rounding, saturate)
@@ -200,7 +200,7 @@ def test_blocks_decode_alike_under_every_scale(name):
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_quantise_alike(name):
-    """Scale, element codes and values, of every magnitude; blocks of zeros, of subnormals, pinned at a limit."""
+    """Scale, element codes and values, of every magnitude; zeros, subnormals, blocks pinned at a limit."""
     form, info = parse(name), BLOCKS[name]
     generator = np.random.default_rng(3)
     x = generator.standard_normal((60, form.size)) * 2.0 ** generator.integers(-140, 120, (60, 1))

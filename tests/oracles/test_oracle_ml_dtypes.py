@@ -2,8 +2,8 @@
 
 Its overflow goes to infinity or NaN, ours does so under overflow="infinite". What differs, with the reason:
 
-- NaN. Ours has one code, without sign where there is a choice; ml_dtypes keeps the sign, and what overflows an
-  fn format becomes a NaN of that sign. As values they are alike.
+- NaN. Ours has one code, without sign where there is a choice; ml_dtypes keeps the sign, and what overflows
+  an fn format becomes a NaN of that sign. As values they are alike.
 - NaN in the formats without one (OCP's fp4 and fp6). Ours counts as +0, as in every format of this library
   that has no NaN; ml_dtypes gives a zero of the opposite sign.
 - Zero and negative numbers in e8m0fnu, which has neither. Ours become the smallest number, 2^-127 (the scale

@@ -2,7 +2,7 @@
 
 What overflows becomes infinity or NaN, as under our overflow="infinite". What differs, with the reason:
 
-- float8_e4m3fn saturates since torch 2.13, infinities too, as ours does under "saturate"; older ones give NaN.
+- float8_e4m3fn saturates in torch 2.13, infinities too, as ours does under "saturate"; older ones give NaN.
 - float8_e8m0fnu ignores the sign: torch takes the exponent of |x|; ours has nothing below 2^-127 for what is
   negative. And float32 subnormals: ours are rounded to the nearest power of two; torch goes up to 2^-126 from
   everything above 2^-127.
@@ -18,7 +18,8 @@ from oracles_draws import NONE, disagreements, drawn
 from bitwright.formats import parse
 
 NAMES = [
-    "float16", "bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
+    "float16", "bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz",
+    "float8_e8m0fnu",
 ]  # fmt: skip
 
 
