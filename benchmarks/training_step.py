@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def measure(pairs: int, threads: int) -> list[dict[str, Any]]:
         for exact in Exact:
             model = copy.deepcopy(plain)
             recipe = bw.recipe("float", **dict.fromkeys(ROLES, "fixed8.4"))
+            recipe = replace(recipe, optimizer_rule=replace(recipe.optimizer_rule, name="SGD"))
             bw.quantize_(model, recipe, verbose=False)
             for module in model.modules():
                 if hasattr(module, "exact"):

@@ -78,7 +78,7 @@ class _Formats:
             if rule.weight_grad is not None and grad is not None:
                 state = optimizer.state.get(rule.parameter, {})
                 quantizer = self.quantizer(rule, "weight_grad", rule.weight_grad, state)
-                grad.copy_(quantizer.quantize(grad))
+                quantizer.quantize_(grad)
 
     @torch.no_grad()
     def after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -92,7 +92,7 @@ class _Formats:
                 for name, value in list(state.items()):
                     if isinstance(value, torch.Tensor) and value.shape == parameter.shape and "." not in name:
                         quantizer = self.quantizer(rule, f"state.{name}", rule.state, state)
-                        value.copy_(quantizer.quantize(value))
+                        quantizer.quantize_(value)
             for (name, tensor), quantizer in self.quantizers.items():
                 if name == rule.name:
                     state |= {f"{tensor}.{key}": value for key, value in quantizer.state().items()}
@@ -109,7 +109,7 @@ class _Formats:
                 quantizer.observe(parameter)
             parameter.clamp_(*rule.clip)
         if quantizer is not None:
-            parameter.copy_(quantizer.quantize(parameter, measured=not early))
+            quantizer.quantize_(parameter, measured=not early)
 
     # torch casts all state of a parameter to the parameter's type when it loads: counters would lose bits
 
@@ -153,7 +153,7 @@ def wrap(
                 rule.parameter.clamp_(*rule.clip)
             if rule.primal is not None:
                 quantizer = Quantizer(rule.primal, f"{rule.name}.primal", 0, seed)
-                rule.parameter.copy_(quantizer.quantize(rule.parameter))
+                quantizer.quantize_(rule.parameter)
     optimizer.register_step_pre_hook(formats.before)
     optimizer.register_step_post_hook(formats.after)
     optimizer.register_load_state_dict_pre_hook(formats.before_loading)

@@ -81,6 +81,7 @@ def quantize_and_measure(
     key: torch.Tensor | None,
     what: Pass,
     candidates: torch.Tensor | None,
+    out: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, Measured]:
     """(numbers, statistics) of `x`: the one place where a pass over memory is made.
 
@@ -90,8 +91,12 @@ def quantize_and_measure(
         key: int64 (seed, tensor, step, call) of the random bits; None rounds without them.
         what: see `Pass`.
         candidates: the scales of `Statistic.ERRORS`.
+        out: receives values in place of numbers; may be x.
     """
-    blocks = isinstance(what.form, Block)
+    others = (Statistic.MAX_ABS, Statistic.OVER, Statistic.OVER_HALF)
+    if out is not None and (what.channel_axis is not None or any(s not in others for s in what.wants)):
+        x = x.clone()  # for what is measured after the pass that overwrites it
+    scaled = out is not None or isinstance(what.form, Block)
     number, max_abs, counts = operators.quantize(
         what.form,
         x,
@@ -101,8 +106,9 @@ def quantize_and_measure(
         key,
         what.bits,
         zero_point,
-        scaled=blocks,
+        scaled=scaled,
         axis=what.block_axis,
+        out=out,
     )
     taken: Measured = {}
     if what.channel_axis is None and max_abs.dim() == 0:

@@ -12,7 +12,7 @@ from bitwright.errors import InvalidValueError
 from bitwright.formats import Block, Format, Rounding, tensor_id, twin
 from bitwright.quantize import ranks
 from bitwright.quantize.controllers import LearntClip, State, Static
-from bitwright.quantize.estimators import Gradients, Pass, estimate
+from bitwright.quantize.estimators import Gradients, Pass, estimate, quantize_and_measure
 from bitwright.quantize.spec import Quantized, QuantizerSpec
 from bitwright.quantize.statistics import Measured, Statistic, measure
 
@@ -130,6 +130,27 @@ class Quantizer(nn.Module):
             x: a float tensor.
             measured: whether its statistics count (in training and calibration only).
         """
+        scale, zero_point, what, candidates = self._prepare(x, measured)
+        controller = self.spec.controller
+        parameter = next(iter(self._parameters.values())) if controller.learns else None
+        levels, taken = estimate(x, what, scale, zero_point, self._next_key(), parameter, candidates)
+        self._merge(taken)
+        if isinstance(self.format, Block):
+            return Quantized(levels)  # values: every block has its own scale
+        return Quantized(levels, scale, zero_point)
+
+    @torch.no_grad()
+    def quantize_(self, x: torch.Tensor, measured: bool = True) -> torch.Tensor:
+        """Put `x` on the grid in place, as values and without a gradient: for what the optimiser stores."""
+        scale, zero_point, what, candidates = self._prepare(x, measured)
+        _, taken = quantize_and_measure(x, scale, zero_point, self._next_key(), what, candidates, out=x)
+        self._merge(taken)
+        return x
+
+    def _prepare(
+        self, x: torch.Tensor, measured: bool
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, Pass, torch.Tensor | None]:
+        """(scale, zero point, what the pass does, candidate scales) for one pass over `x`."""
         controller = self.spec.controller
         active = self.training or self.calibrating
         # a scale that settles starts anew in each calibration
@@ -154,19 +175,7 @@ class Quantizer(nn.Module):
             self._gradients(x),
             self.block_axis,
         )
-        parameter = next(iter(self._parameters.values())) if controller.learns else None
-        candidates = controller.candidates(self.state()) if watching else None
-        levels, taken = estimate(x, what, scale, zero_point, self._next_key(), parameter, candidates)
-        self._merge(taken)
-        if isinstance(self.format, Block):
-            return Quantized(levels)  # values: every block has its own scale
-        return Quantized(levels, scale, zero_point)
-
-    def quantize(self, x: torch.Tensor, measured: bool = True) -> torch.Tensor:
-        """The values on the grid, without a gradient: for what the optimiser stores."""
-        with torch.no_grad():
-            quantized: Quantized = self(x, measured)
-            return quantized.value()
+        return scale, zero_point, what, controller.candidates(self.state()) if watching else None
 
     @torch.no_grad()
     def eval_levels(self, quotient: torch.Tensor) -> torch.Tensor:
