@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 from formats_definition import grid_of
 
@@ -27,6 +28,7 @@ from bitwright.formats import (
     parse,
     twin,
 )
+from bitwright.kernels import ISA_VARIABLE, quantize_isas
 
 DETERMINISTIC = [r for r in Rounding if r is not Rounding.STOCHASTIC]
 
@@ -100,12 +102,19 @@ def implementations(form):
     """(name, quantise) of each implementation of `form` there is on this machine; every test runs on all.
 
     quantise(x, **options) takes a float32 tensor and the options of `Format.quantize`, and returns the
-    values. The C++ kernels, one for each instruction set, are to be added here.
+    values. The C++ kernels count once for each instruction set that this machine executes.
     """
     yield "scalar", lambda x, **options: scalar_values(form, x, **options)
     yield "twin", lambda x, **options: twin_values(form, x, **options)
-    # whichever of them `quantize` picks
-    yield "default", form.quantize
+    for isa in quantize_isas():
+        yield isa, lambda x, isa=isa, **options: kernel_values(form, isa, x, **options)
+
+
+def kernel_values(form, isa, x, **options):
+    """`quantize` on the kernels of one instruction set; formats that they leave to the twin pass too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ISA_VARIABLE, isa)
+        return form.quantize(x, **options)
 
 
 def scalar_values(form, x, *, scale=None, rounding="nearest-even", overflow="saturate", key=None, axis=-1):

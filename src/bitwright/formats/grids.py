@@ -42,7 +42,8 @@ def grid_of(form: Format, overflow: Overflow) -> Grid | None:
         if overflow is Overflow.WRAP and high - low >= 1 << 24:
             return None  # the rest of a division by 2^25 is no float32
         return Grid(GridKind.UNIFORM, float(low), float(high), wrap=overflow is Overflow.WRAP)
-    if isinstance(form, Float) and form.zero and form.emin >= -127:
+    # |q| / quantum must not underflow: with a quantum of 2 it would
+    if isinstance(form, Float) and form.zero and form.emin >= -127 and form.mantissa >= form.emin:
         return Grid(
             GridKind.FLOATING,
             mantissa_bits=form.mantissa,

@@ -181,11 +181,20 @@ class Format(ABC):
         """Every value, in the order of the codes."""
         return [self.decode(code, scale=scale) for code in self.codes()]
 
-    def explain(self, x: float, *, scale: float | None = None) -> str:
-        """How `x` becomes a code, step by step, with the numbers."""
+    def explain(
+        self,
+        x: float | Sequence[float],
+        *,
+        scale: float | None = None,
+        zero_point: int | None = None,
+        rounding: Rounding | str = Rounding.NEAREST_EVEN,
+        overflow: Overflow | str = Overflow.SATURATE,
+        key: Key | None = None,
+    ) -> str:
+        """How `x` (for block formats the numbers of one block) becomes codes, step by step."""
         from bitwright.formats.explain import explain
 
-        return explain(self, x, scale)
+        return explain(self, x, scale, zero_point, rounding, overflow, key)
 
     # --- the scalar reference ------------------------------------------------------------------------
 

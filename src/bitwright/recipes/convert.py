@@ -240,6 +240,7 @@ class _Conversion:
             axes = CONV_AXES if isinstance(twin, Conv2d) else LINEAR_AXES
             twin.slots = Slots(operands, name, self.seed, axes)
             twin.accumulator = Accumulator()
+            twin.exact = self.recipe.exact
             for role, spec in operands.items():
                 estimator = spec.estimator.value if tensor_of(role) != "error" else ""
                 report.rows.append(Row(f"{name}:{role}", _covers(role), str(spec), estimator))

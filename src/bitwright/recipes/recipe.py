@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from bitwright.errors import FileFormatError, InvalidTypeError, InvalidValueError, unknown_name
 from bitwright.formats import RANDOM_BITS, Format, Overflow, Rounding, parse
-from bitwright.nn import OPERANDS, SHORT_NAMES, check_reduction, operands_of, tensor_of
+from bitwright.nn import OPERANDS, Exact, SHORT_NAMES, check_reduction, operands_of, tensor_of
 from bitwright.quantize import CONTROLLERS, Controller, Density, Estimator, MinMax, QuantizerSpec
 
 OPTIMIZER_ROLES = ("weight_grad", "primal", "state")
@@ -84,6 +84,8 @@ class Recipe:
     optimizer_rule: OptimizerRule = field(default_factory=OptimizerRule)
     loss: str = "cross-entropy"
     initial_weights: str | None = None
+    exact: Exact = Exact.FORWARD
+    """Which of a layer's three products are exact: the forward one, or all."""
 
     @property
     def quantises(self) -> bool:
@@ -129,7 +131,8 @@ def recipe(name: str | Path | Recipe, **roles: Any) -> Recipe:
     """A recipe by name or TOML file, with any role replaced: `recipe("qnn", error="fixed12.8")`.
 
     Operands are named with an underscore for the dot: `forward_weight="int8"`. A value is a format's
-    name, "float", a table as in the TOML files, or a `QuantizerSpec`.
+    name, "float", a table as in the TOML files, or a `QuantizerSpec`. `exact="all"` makes dgrad and wgrad
+    exact too.
     """
     if isinstance(name, Recipe):
         found = name
@@ -139,6 +142,8 @@ def recipe(name: str | Path | Recipe, **roles: Any) -> Recipe:
         found = _read(str(name), resources.files(__package__).joinpath(f"{name}.toml").read_text())
     else:
         raise unknown_name("recipe", str(name), names())
+    if "exact" in roles:
+        found = replace(found, exact=_exact(roles.pop("exact"), f"recipe {found.name}"))
     if not roles:
         return found
     by_keyword = {role.replace(".", "_"): role for role in ROLES}
@@ -251,7 +256,7 @@ def _read(where: str, text: str) -> Recipe:
     where = f"recipe {where}"
     _check_keys(
         table,
-        {"name", "title", "paper", "roles", "layers", "replace", "optimizer", "training"},
+        {"name", "title", "paper", "roles", "layers", "replace", "optimizer", "training", "exact"},
         where,
     )
     tables = {
@@ -286,7 +291,16 @@ def _read(where: str, text: str) -> Recipe:
         optimizer_rule=OptimizerRule(**optimizer),
         loss=training.get("loss", "cross-entropy"),
         initial_weights=training.get("initial_weights"),
+        exact=_exact(table.get("exact", Exact.FORWARD), where),
     )
+
+
+def _exact(value: Any, where: str) -> Exact:
+    try:
+        return Exact(value)
+    except ValueError:
+        valid = [exact.value for exact in Exact]
+        raise InvalidValueError(str(unknown_name("exact", str(value), valid)), where=where) from None
 
 
 def _layer_rule(key: str, value: Any, where: str) -> LayerRule:
