@@ -64,7 +64,7 @@ def test_named_floats_and_logarithms_equal_the_definition_in_every_mode(form):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [*FLOATS, *HALVES, *ODD_FLOATS, *LOGS], ids=str)
 def test_every_float_and_logarithm_at_length(form):
-    """Every number and tie, and many for the scalar reference too. About four minutes for all."""
+    """Every number and tie, and many for the scalar reference too. About a minute and a half for all."""
     check_every_mode(form, values=1 << 18, most_scalar=300)
 
 
