@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -81,6 +82,21 @@ class Quantizer(nn.Module):
             # (seed, tensor, step, call)
             words = torch.tensor([seed, tensor_id(name), 0, 0], dtype=torch.int64)
             self.register_buffer("key", words, persistent=False)
+        # (training, watching) -> what a pass does; built once, for small tensors' sake
+        self._passes = {
+            (training, watching): Pass(
+                spec.format,
+                spec.rounding if training else _eval_rounding(spec),
+                spec.overflow,
+                spec.random_bits,
+                spec.estimator,
+                self._wants if watching else (),
+                self._statistics_axis(),
+                block_axis=block_axis,
+            )
+            for training in (False, True)
+            for watching in (False, True)
+        }
 
     @property
     def format(self) -> Format:
@@ -90,9 +106,7 @@ class Quantizer(nn.Module):
     @property
     def rounding(self) -> Rounding:
         """The rounding now: in eval nothing is stochastic."""
-        if self.spec.rounding is Rounding.STOCHASTIC and not self.training:
-            return Rounding.NEAREST_EVEN
-        return self.spec.rounding
+        return self.spec.rounding if self.training else _eval_rounding(self.spec)
 
     @property
     def level_max(self) -> int:
@@ -158,32 +172,28 @@ class Quantizer(nn.Module):
         if controller.moves and active and (again or not self._ready):
             self._initialise(x)
         scale, zero_point = self.current_scale(), self.current_zero_point()
-        if scale is not None:
-            # a copy: the tick moves the buffer in place, and backward passes may come after it
-            scale = scale.to(x.device) if scale.device != x.device else scale.clone()
+        if scale is not None and scale.device != x.device:
+            scale = scale.to(x.device)
+        elif scale is not None and controller.moves:
+            scale = scale.clone()  # the tick moves the buffer in place, and backward passes may come after it
         if zero_point is not None:
             zero_point = zero_point.clone()
         watching = measured and (self.calibrating or (self.training and not controller.settles))
-        what = Pass(
-            self.format,
-            self.rounding,
-            self.spec.overflow,
-            self.spec.random_bits,
-            self.spec.estimator,
-            self._wants if watching else (),
-            self._statistics_axis(),
-            self._gradients(x),
-            self.block_axis,
-        )
+        what = self._passes[self.training, watching]
+        if controller.learns:
+            what = replace(what, learnt=self._gradients(x))
         return scale, zero_point, what, controller.candidates(self.state()) if watching else None
+
+    def quantize(self, x: torch.Tensor, measured: bool = True) -> torch.Tensor:
+        """The values on the grid, without a gradient."""
+        with torch.no_grad():
+            quantized: Quantized = self(x, measured)
+            return quantized.value()
 
     @torch.no_grad()
     def eval_levels(self, quotient: torch.Tensor) -> torch.Tensor:
         """Levels of x / scale as eval mode rounds them: for who has divided by the scale already."""
-        rounding = self.spec.rounding
-        if rounding is Rounding.STOCHASTIC:
-            rounding = Rounding.NEAREST_EVEN
-        zero_point = self.current_zero_point()
+        rounding, zero_point = _eval_rounding(self.spec), self.current_zero_point()
         return twin.numbers(self.format, quotient, 1.0, rounding, self.spec.overflow, zero_point=zero_point)
 
     @torch.no_grad()
@@ -261,8 +271,6 @@ class Quantizer(nn.Module):
 
     def _gradients(self, x: torch.Tensor) -> Gradients | None:
         controller = self.spec.controller
-        if not controller.learns:
-            return None
         features = x.numel() if self.replicated or not x.dim() else x.numel() // max(x.shape[0], 1)
         return controller.gradients(features)
 
@@ -321,6 +329,10 @@ class Quantizer(nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.spec)
+
+
+def _eval_rounding(spec: QuantizerSpec) -> Rounding:
+    return Rounding.NEAREST_EVEN if spec.rounding is Rounding.STOCHASTIC else spec.rounding
 
 
 def quantizers(model: nn.Module) -> Iterator[Quantizer]:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from bitwright.errors import FileFormatError, InvalidTypeError, InvalidValueError, unknown_name
 from bitwright.formats import RANDOM_BITS, Format, Overflow, Rounding, parse
-from bitwright.nn import OPERANDS, Exact, SHORT_NAMES, check_reduction, operands_of, tensor_of
+from bitwright.nn import OPERANDS, SHORT_NAMES, Exact, check_reduction, operands_of, tensor_of
 from bitwright.quantize import CONTROLLERS, Controller, Density, Estimator, MinMax, QuantizerSpec
 
 OPTIMIZER_ROLES = ("weight_grad", "primal", "state")

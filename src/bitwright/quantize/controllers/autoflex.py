@@ -14,7 +14,9 @@ from bitwright.quantize.statistics import Statistic
 MIN_BITS = 4
 """With fewer, the jumps of Algorithm 1 have no length."""
 OCTAVES = 256
-"""Of float32: Algorithm 1 crosses them in jumps of floor((N-1)/2) up and N-2 down."""
+"""Of float32: Algorithm 1 crosses them in jumps of floor((N-1)/2) up or N-2 down."""
+REMAINING = 6
+"""Its steps after that: a few, as a jump from one significant bit or more comes close."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,15 @@ class Autoflex(Controller):
         }
 
     def initial(self, measured: State, form: Format) -> State:
-        """Algorithm 1, every branch taken by `where`."""
-        bits = form.bits
-        half = (bits - 1) // 2
+        """Algorithm 1; its two long runs, up from overflow and down from all zeros, are taken at once."""
+        bits, half = form.bits, (form.bits - 1) // 2
         phi = measured["max_abs"].double()
-        exponent = torch.zeros_like(phi, dtype=torch.int64)
+        runs = torch.arange(OCTAVES // half + 1, device=phi.device)
+        ups = (_mantissa(phi, _after(runs * half, form), form) >= form.code_max).sum()
+        downs = (_mantissa(phi, _after(-runs * (bits - 2), form), form) == 0).sum()
+        exponent = _after(ups * half - downs * (bits - 2), form)
         done = phi == 0
-        for _ in range(OCTAVES // half + 4):
+        for _ in range(REMAINING):
             mantissa = _mantissa(phi, exponent, form)
             over = mantissa >= form.code_max
             under = ~over & (mantissa < 2.0 ** (bits - 2))
@@ -84,7 +88,8 @@ class Autoflex(Controller):
             moved = _within(exponent + torch.where(over, half, torch.where(under, jump, 0)), form)
             exact = under & (mantissa > 2.0 ** (half - 2))
             exponent, done = torch.where(done, exponent, moved), done | ~(over | under) | exact
-        return {"scale": _power(_within(exponent, form))}
+        zeros = torch.zeros_like(exponent)
+        return {"scale": _power(_within(torch.where(phi == 0, zeros, exponent), form))}
 
     def move(self, state: State, form: Format) -> State:
         kappa = state["scale"].double()
@@ -128,6 +133,11 @@ def _within(exponent: torch.Tensor, form: Format) -> torch.Tensor:
     if isinstance(form, Flex):
         low, high = -form.exponents[-1], -form.exponents[0]
     return exponent.clamp(low, high)
+
+
+def _after(jumps: torch.Tensor, form: Format) -> torch.Tensor:
+    """log2 kappa after jumps that add up to that: kappa = 1 itself may lie outside the window."""
+    return torch.where(jumps == 0, 0, _within(jumps, form))
 
 
 def _power(exponent: torch.Tensor) -> torch.Tensor:
