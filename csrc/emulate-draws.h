@@ -12,8 +12,10 @@ namespace {
 template <typename V>
 class Draws {
   public:
-    explicit Draws(const Random& random)
-        : step_(random.step), tail_(random.tail), shift_(16 - random.bits) {
+    explicit Draws(const Random& random) : tail_(random.tail), shift_(16 - random.bits) {
+        const uint64_t product = uint64_t{kM1} * random.step;
+        first_high_ = product >> 32;
+        first_low_ = product & 0xFFFFFFFFU;
         for (uint32_t round = 0; round < kRounds; ++round) {
             keys_[2 * round] = random.seed + round * 0x9E3779B9U;
             keys_[2 * round + 1] = random.tensor + round * 0xBB67AE85U;
@@ -28,7 +30,7 @@ class Draws {
 
   private:
     using U = typename V::U;
-    static constexpr int64_t kChains = 2;  // independent, so that one hides the other's latency
+    static constexpr int64_t kChains = 4;  // independent, so that one hides the other's latency
     static constexpr int64_t kWindow = kChains * 8 * V::kBlocks;
     static constexpr uint32_t kRounds = 7;
 
@@ -41,22 +43,30 @@ class Draws {
         }
     }
 
+    // Words 2 and 3 of the counter are the same in every block, and word 1 (the block's upper half)
+    // is the same in a whole vector but where it carries: so half of the first round is a constant.
     [[gnu::always_inline]] void philox(uint64_t block, uint16_t* window) const {
-        const U m0 = V::all_wide(0xD2511F53U), m1 = V::all_wide(0xCD9E8D57U);
-        U c0 = V::blocks_from(block), c1 = V::high(c0);
-        U c2 = V::all_wide(step_), c3 = V::all_wide(tail_);
-        for (uint32_t round = 0; round < kRounds; ++round) {
+        const U m0 = V::all_wide(kM0), m1 = V::all_wide(kM1);
+        const U low = V::blocks_from(block), p0 = V::multiply(m0, low);
+        U c0 = V::exclusive_or(V::high(low), V::all_wide(first_high_), V::all_wide(keys_[0]));
+        U c1 = V::all_wide(first_low_);
+        U c2 = V::exclusive_or(V::high(p0), V::all_wide(tail_), V::all_wide(keys_[1]));
+        U c3 = p0;
+        for (uint32_t round = 1; round < kRounds; ++round) {
             // the upper halves of the lanes hold leftovers, which multiply() does not read
-            const U p0 = V::multiply(m0, c0), p1 = V::multiply(m1, c2);
-            c0 = V::exclusive_or(V::high(p1), c1, V::all_wide(keys_[2 * round]));
-            c2 = V::exclusive_or(V::high(p0), c3, V::all_wide(keys_[2 * round + 1]));
-            c1 = p1;
-            c3 = p0;
+            const U first = V::multiply(m0, c0), second = V::multiply(m1, c2);
+            c0 = V::exclusive_or(V::high(second), c1, V::all_wide(keys_[2 * round]));
+            c2 = V::exclusive_or(V::high(first), c3, V::all_wide(keys_[2 * round + 1]));
+            c1 = second;
+            c3 = first;
         }
         V::store_blocks(window, c0, c1, c2, c3, shift_);
     }
 
-    const uint32_t step_, tail_;
+    static constexpr uint32_t kM0 = 0xD2511F53U, kM1 = 0xCD9E8D57U;
+
+    const uint32_t tail_;
+    uint64_t first_high_, first_low_;  // of kM1 * step
     const int shift_;
     uint64_t keys_[2 * kRounds];
     int64_t first_ = -(int64_t{1} << 62);  // no element is in the window yet

@@ -42,6 +42,12 @@ class Uniform {
         counters.over_half = V::count(counters.over_half, V::ne(half, q));
     }
 
+    // For a finite q.
+    [[gnu::always_inline]] F of_finite(F q, F draw) const {
+        if constexpr (wrap) return (*this)(q, draw);
+        return round<V, R, false>(clip(q), q, draw, two_to_bits_);
+    }
+
     [[gnu::always_inline]] F operator()(F q, F draw) const {
         const F known = V::keep(V::ordered(q), q);
         // clipping first gives the same: the limits are integers
@@ -132,6 +138,16 @@ class Floating : public Magnitudes<V> {
 
     [[gnu::always_inline]] F operator()(F q, F draw) const {
         const F u = plain ? abs<V>(q) : this->magnitude(q);
+        const F number = of_finite(q, draw);
+        const M special = V::gt_int(V::bits(u), V::all_int(kExponentBits - 1));
+        if (V::any(special)) [[unlikely]]
+            return of_special(number, u, q);
+        return number;
+    }
+
+    // For a finite q.
+    [[gnu::always_inline]] F of_finite(F q, F draw) const {
+        const F u = plain ? abs<V>(q) : this->magnitude(q);
         const I emin_bits = V::all_int((emin_ + kBias) * (1 << 23));
         // 2^E in float32's exponent field, E that of u, at least emin
         const I field = V::max_int(V::and_int(V::bits(u), V::all_int(kExponentBits)), emin_bits);
@@ -145,9 +161,6 @@ class Floating : public Magnitudes<V> {
                             : V::blend(V::gt(number, this->max_), beyond(q), number);
         number = this->with_sign(number, q);
         if (nan_results_) number = without_sign_if_nan(number);
-        const M special = V::gt_int(V::bits(u), V::all_int(kExponentBits - 1));
-        if (V::any(special)) [[unlikely]]
-            number = of_special(number, u, q);
         return number;
     }
 
@@ -220,6 +233,8 @@ class Logarithmic : public Magnitudes<V> {
         : Magnitudes<V>(largest(grid.fields), grid.is_unsigned != 0),
           two_to_bits_(power_of_two(random.bits)),
           last_(V::all_int(grid.fields - 1)) {}
+
+    [[gnu::always_inline]] F of_finite(F q, F draw) const { return (*this)(q, draw); }
 
     [[gnu::always_inline]] F operator()(F q, F draw) const {
         const F u = V::keep(V::ordered(q), this->magnitude(q));
@@ -327,6 +342,8 @@ class Sign {
     void shift(I) {}
     void count(F, Counters<V>&) const {}
     F zero() const { return V::all(0.0F); }
+
+    [[gnu::always_inline]] F of_finite(F q, F draw) const { return (*this)(q, draw); }
 
     [[gnu::always_inline]] F operator()(F q, F draw) const {
         const F one = V::all(1.0F), minus_one = V::all(-1.0F);

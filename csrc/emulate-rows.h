@@ -82,8 +82,8 @@ struct Walk {
     template <typename Args>
     explicit Walk(const Args& args) : grid(args.grid, args.random) {}
 
-    // `i` is the row-major index of the first lane.
-    template <bool observe>
+    // `i` is the row-major index of the first lane; `finite` promises that every x is.
+    template <bool observe, bool finite = false>
     [[gnu::always_inline]] F quantize(F x, int64_t i, const Divisor<V>& divide, F out_scale,
                                       Draws<V>& draws) {
         if constexpr (observe) max_abs = max_finite<V>(max_abs, x);
@@ -91,7 +91,13 @@ struct Walk {
         grid.count(q, counters);
         F draw{};
         if constexpr (G::kStochastic) draw = draws.at(i);
-        return V::add_zero_mul(grid(q, draw), out_scale, grid.zero());
+        F number;
+        if constexpr (finite) {
+            number = grid.of_finite(q, draw);
+        } else {
+            number = grid(q, draw);
+        }
+        return V::add_zero_mul(number, out_scale, grid.zero());
     }
 
     // Elements [i, end) with one scale.
@@ -109,6 +115,7 @@ struct Walk {
             const auto lanes = static_cast<int64_t>(reinterpret_cast<uintptr_t>(output + i) / 4);
             const int64_t head = -lanes & (V::kLanes - 1);
             if (head != 0 && i + head <= end) some(head);
+            if constexpr (observe) i = runs(input, output, i, end, divide, out_scale, draws);
             for (; i + V::kLanes <= end; i += V::kLanes) {
                 const F x = V::load(input + i);
                 V::stream(output + i, quantize<observe>(x, i, divide, out_scale, draws));
@@ -119,6 +126,55 @@ struct Walk {
             V::store(output + i, quantize<observe>(x, i, divide, out_scale, draws));
         }
         if (i < end) some(end - i);
+    }
+
+    // Runs of vectors from i on, the output elsewhere than the input: taken to be of finite
+    // quotients, and done again with care where one is not. Returns where the last whole run ends.
+    [[gnu::always_inline]] int64_t runs(const float* input, float* output, int64_t i, int64_t end,
+                                        const Divisor<V>& divide, F out_scale, Draws<V>& draws) {
+        using I = typename V::I;
+        constexpr int64_t kRun = 8 * V::kLanes, kPages = 4096;  // elements; 16 KiB lie ahead
+        // |x| up to here have a finite quotient
+        const I limit =
+            V::bits(V::min(V::mul(V::all(0x1p126F), divide.s), V::all(0x1.fffffep127F)));
+        for (; i + kRun <= end; i += kRun) {
+            const Counters<V> before = counters;
+            I largest = V::all_int(0);
+            for (int64_t v = 0; v < kRun; v += V::kLanes) {
+                __builtin_prefetch(input + i + v + kPages);
+                const F x = V::load(input + i + v);
+                largest = V::max_int(largest, V::bits(abs<V>(x)));
+                V::stream(output + i + v,
+                          quantize<false, true>(x, i + v, divide, out_scale, draws));
+            }
+            if (!V::any(V::gt_int(largest, limit))) [[likely]] {
+                max_abs = V::max_int(max_abs, V::add_int(largest, V::all_int(kNothing)));
+                continue;
+            }
+            counters = before;
+            for (int64_t v = 0; v < kRun; v += V::kLanes) {
+                const F x = V::load(input + i + v);
+                V::store(output + i + v, quantize<true>(x, i + v, divide, out_scale, draws));
+            }
+        }
+        return i;
+    }
+
+    // `vectors` whole vectors of finite elements from i on, whose statistics but the overflows are
+    // taken already. The scale's reciprocal is exact.
+    template <bool stream>
+    [[gnu::always_inline]] void block(const float* input, float* output, int64_t i, int64_t vectors,
+                                      F reciprocal, F out_scale, Draws<V>& draws) {
+        const Divisor<V> divide{reciprocal, reciprocal, true};
+        for (int64_t v = 0; v < vectors; ++v, i += V::kLanes) {
+            const F x = V::load(input + i);
+            const F out = quantize<false, true>(x, i, divide, out_scale, draws);
+            if constexpr (stream) {
+                V::stream(output + i, out);
+            } else {
+                V::store(output + i, out);
+            }
+        }
     }
 
     void report(Statistics& statistics) const {

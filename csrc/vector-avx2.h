@@ -97,6 +97,11 @@ struct Avx2 {
         m = _mm_max_epi32(m, _mm_unpackhi_epi64(m, m));
         return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 1)));
     }
+    static I reduce_max_each(const I* rows) {
+        alignas(64) int32_t largest[kLanes];
+        for (int64_t b = 0; b < kLanes; ++b) largest[b] = reduce_max(rows[b]);
+        return load_int(largest);
+    }
     static int64_t sum(I a) {
         alignas(32) int32_t lanes[kLanes];
         _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), a);

@@ -86,6 +86,25 @@ struct Avx512 {
     }
 
     static int32_t reduce_max(I a) { return _mm512_reduce_max_epi32(a); }
+    // Lane b of the result: the largest lane of rows[b]. A tree of 15 pairwise merges.
+    static I reduce_max_each(const I* rows) {
+        I two[8], four[4], eight[2];
+        for (int i = 0; i < 8; ++i) {
+            const I a = rows[2 * i], b = rows[2 * i + 1];
+            two[i] = max_int(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        }
+        for (int i = 0; i < 4; ++i) {
+            const I a = two[2 * i], b = two[2 * i + 1];
+            four[i] = max_int(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+        }
+        // each 128-bit part now holds one candidate of four rows
+        for (int i = 0; i < 2; ++i) {
+            const I a = four[2 * i], b = four[2 * i + 1];
+            eight[i] = max_int(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xDD));
+        }
+        return max_int(_mm512_shuffle_i32x4(eight[0], eight[1], 0x88),
+                       _mm512_shuffle_i32x4(eight[0], eight[1], 0xDD));
+    }
     static int64_t sum(I a) {
         alignas(64) int32_t lanes[kLanes];
         _mm512_store_si512(lanes, a);

@@ -86,6 +86,11 @@ struct Neon {
     }
 
     static int32_t reduce_max(I a) { return vmaxvq_s32(a); }
+    static I reduce_max_each(const I* rows) {
+        alignas(64) int32_t largest[kLanes];
+        for (int64_t b = 0; b < kLanes; ++b) largest[b] = reduce_max(rows[b]);
+        return load_int(largest);
+    }
     static int64_t sum(I a) { return vaddlvq_s32(a); }
 
     static U blocks_from(uint64_t start) {

@@ -80,6 +80,11 @@ struct Scalar {
     }
 
     static int32_t reduce_max(I a) { return a; }
+    static I reduce_max_each(const I* rows) {
+        alignas(64) int32_t largest[kLanes];
+        for (int64_t b = 0; b < kLanes; ++b) largest[b] = reduce_max(rows[b]);
+        return load_int(largest);
+    }
     static int64_t sum(I a) { return a; }
 
     // Philox: lane order so that interleave gives consecutive blocks
