@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -41,7 +43,7 @@ def block_scales(form: Block, largest: torch.Tensor) -> torch.Tensor:
     if form.rule is ScaleRule.DIVIDE:
         ratio = ratio.clamp(max=form.scale.max_number)  # infinity is no scale
         return twin.round_to(form.scale, ratio, Rounding.NEAREST_EVEN, Overflow.SATURATE)
-    emax = int(torch.tensor(form.element_max).log2().floor())
+    emax = math.frexp(form.element_max)[1] - 1
     if form.rule is ScaleRule.RCEIL:
         exponent = _ceil_log2(ratio)
     elif form.rule is ScaleRule.CEIL:
