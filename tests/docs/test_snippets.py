@@ -124,3 +124,22 @@ def test_the_readme_shows_the_recorded_demo():
         ratio = seconds["torch", batch] / seconds["bitwright", batch]
         assert re.search(rf"batch {batch} .* {ratio:.1f}x torch", page)
     assert all(check["differing"] == 0 for check in demo["verified"])
+
+
+def test_measured_ratios_of_formats_are_those_of_the_recorded_runs():
+    page = (ROOT / "docs" / "measured.md").read_text()
+    results = ROOT / "experiments" / "results"
+
+    def rows(name):
+        return json.loads((results / f"{name}.json").read_text())["rows"]
+
+    ratios = {(r["format"], r["rounding"], r["by"], r["allocator"]): r["ratio"] for r in rows("quantizers")}
+    for form, rounding, by, allocator in ratios:
+        if by == "bitwright" and allocator == "default":
+            shown = "int8 with a float scale" if "," in form else f"`{form}`"
+            both = [f"{ratios[form, rounding, by, a]:.2f}x" for a in ("default", "tuned")]
+            assert f"| {shown} | {rounding} | {' | '.join(both)} |" in page
+    tuned = {(r["network"], r["exact"]): r["ratio"] for r in rows("training-step-tuned")}
+    for row in rows("training-step"):
+        both = f"{row['ratio']:.2f}x | {tuned[row['network'], row['exact']]:.2f}x"
+        assert f"| {row['network']} | {row['exact']} | {both} |" in page
