@@ -135,7 +135,8 @@ def test_zero_points(form, overflow):
     low, high = form.limits(Overflow(overflow))
     for zero in {low, 0, 3, high}:
         zero_point = torch.tensor(zero, dtype=torch.int32)
-        for left, right in zip(*both(form, X, torch.tensor(0.37), overflow=Overflow(overflow), zero_point=zero_point), strict=True):  # fmt: skip
+        pair = both(form, X, torch.tensor(0.37), overflow=Overflow(overflow), zero_point=zero_point)
+        for left, right in zip(*pair, strict=True):
             assert_same_bits(left, right)
     per_channel = torch.randint(low, high + 1, (64, 1), dtype=torch.int32)
     for scale in (torch.rand(64, 1) + 0.1, torch.tensor(0.37)):
