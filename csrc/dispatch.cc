@@ -60,8 +60,20 @@ std::vector<EmulateTable> fill_emulate() {
     return tables;
 }
 
+std::vector<EngineTable> fill_engine() {
+    std::vector<EngineTable> tables = {kEngineScalar};
+#ifdef BITWRIGHT_X86
+    if (has_all({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "avx512vpopcntdq",
+                 "avx512vnni"})) {
+        tables.push_back(kEngineAvx512);
+    }
+#endif
+    return tables;
+}
+
 const std::vector<KernelTable> kTables = fill();
 const std::vector<EmulateTable> kEmulateTables = fill_emulate();
+const std::vector<EngineTable> kEngineTables = fill_engine();
 
 }  // namespace
 
@@ -87,6 +99,17 @@ const EmulateTable* find_emulate_table(std::string_view isa) {
     return nullptr;
 }
 
+const std::vector<EngineTable>& available_engine_tables() {
+    return kEngineTables;
+}
+
+const EngineTable* find_engine_table(std::string_view isa) {
+    for (const EngineTable& table : kEngineTables) {
+        if (isa == table.isa) return &table;
+    }
+    return nullptr;
+}
+
 std::vector<std::pair<std::string, bool>> cpu_features() {
 #ifdef BITWRIGHT_X86
     // The compiler's run-time also asks whether the operating system saves the registers (XGETBV).
@@ -98,6 +121,7 @@ std::vector<std::pair<std::string, bool>> cpu_features() {
         {"avx512bw", has(__builtin_cpu_supports("avx512bw"))},
         {"avx512dq", has(__builtin_cpu_supports("avx512dq"))},
         {"avx512vl", has(__builtin_cpu_supports("avx512vl"))},
+        {"avx512vbmi", has(__builtin_cpu_supports("avx512vbmi"))},
         {"avx512vpopcntdq", has(__builtin_cpu_supports("avx512vpopcntdq"))},
         {"avx512vnni", has(__builtin_cpu_supports("avx512vnni"))},
     };

@@ -16,6 +16,7 @@
 #include <tuple>
 
 #include "module-emulate.h"
+#include "module-graph.h"
 #include "program.h"
 
 namespace nb = nanobind;
@@ -171,6 +172,7 @@ NB_MODULE(_native, m) {
     m.def("kernels", &bitwright::kernels, nb::arg("isa"));
     m.def("cpu_features", &bitwright::features);
     bitwright::bind_emulate(m);
+    bitwright::bind_graph(m);
     nb::class_<Program>(m, "Program")
         .def(nb::new_(&bitwright::make), nb::arg("isa"))
         .def("input", &bitwright::set_input, nb::arg("shape"), nb::arg("scale"), nb::arg("low"),
