@@ -53,7 +53,12 @@ class Engine:
             if operation.inputs != (before.name,):
                 raise _unsupported(operation, f"a branch: {operation.kind} of {', '.join(operation.inputs)}")
         for index, operation in enumerate(operations):
-            self._add(operation, operations[index + 1 :])
+            try:
+                self._add(operation, operations[index + 1 :])
+            except UnsupportedError:
+                raise
+            except InvalidValueError as error:  # the program has no such stage in such a place
+                raise _unsupported(operation, error) from error
 
     def run(self, x: np.ndarray, threads: int) -> np.ndarray:
         """The float32 output of a checked batch."""
@@ -144,8 +149,6 @@ class Engine:
     def _threshold(self, operation: Threshold) -> None:
         if operation is self._fused:
             return
-        if not self._accumulating:
-            raise _unsupported(operation, "a threshold of codes")
         limits, down = self._comparison(operation)
         self.program.threshold(limits, down)
         self._accumulating = False
@@ -201,7 +204,7 @@ def _same_pads(operation: Conv | MaxPool) -> tuple[int, int]:
     return _pair(operation, tuple(before for before, _ in operation.pads))
 
 
-def _unsupported(operation: Operation, what: str | None = None) -> UnsupportedError:
+def _unsupported(operation: Operation, what: object = None) -> UnsupportedError:
     return UnsupportedError(
         "the engine runs networks with binary weights and activations behind an 8-bit or binary input",
         got=what or operation.kind,
