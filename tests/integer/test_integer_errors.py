@@ -10,7 +10,7 @@ import torch
 from integer_networks import binary_network, codes, every_operation, ints
 
 from bitwright.errors import InvalidTypeError, InvalidValueError
-from bitwright.formats import Binary, Int, Rounding, Ternary, UInt
+from bitwright.formats import Binary, Block, Float, Int, Log, Rounding, Ternary, UInt
 from bitwright.integer import (
     Affine,
     Clip,
@@ -186,6 +186,19 @@ def test_stored_codes_are_checked():
     with pytest.raises(InvalidValueError, match="stored as"):
         Codes(Binary(), (1, 9), np.array([[1]], np.uint8))
     with pytest.raises(InvalidValueError, match="got 9"):
-        Codes(Int(4), (1, 1), np.array([[9]], np.int8))
-    with pytest.raises(InvalidValueError, match="stored as int8"):
-        Codes(Int(4), (1, 1), np.array([[1]], np.int16))
+        Codes.pack(Int(4), np.array([[9]], np.int8))
+    with pytest.raises(InvalidValueError, match=r"stored as contiguous uint8 \(1, 1\)"):
+        Codes(Int(4), (1, 1), np.array([[1]], np.int8))
+    with pytest.raises(InvalidValueError, match="stored as contiguous int8"):
+        Codes(Int(8), (1, 1), np.array([[1]], np.int16))
+    with pytest.raises(InvalidValueError, match=r"ternary.*got -2; at index \(0, 1, 2\)"):
+        Codes(Ternary(), (1, 2, 3), np.array([[0, 0b1000]], np.uint8))
+    with pytest.raises(InvalidValueError, match=r"log3.*got 4; at index \(0, 1\)"):
+        Codes(Log(3), (1, 2), np.array([[0b100000]], np.uint8))
+    for form in (Float(4, 3), Block(Int(8), 32), Log(7), Log(6, root=True)):
+        with pytest.raises(InvalidValueError, match="stored codes are uniform"):
+            Codes.pack(form, np.array([[0]]))
+    with pytest.raises(InvalidTypeError, match="integer array"):
+        Codes.pack(Int(4), np.array([[1.0]]))
+    with pytest.raises(InvalidValueError, match="positive sizes"):
+        Codes.pack(Int(4), np.zeros((2, 0), int))

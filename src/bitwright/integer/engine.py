@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,16 @@ class Engine:
         self._shape: tuple[int, int, int] = (1, 1, 1)
         self._accumulating = False  # the newest tensor holds accumulators, not codes
         self._fused: Operation | None = None  # a threshold that an earlier max-pool took in
+        for before, operation in pairwise(operations):
+            if operation.inputs != (before.name,):
+                raise _unsupported(operation, f"a branch: {operation.kind} of {', '.join(operation.inputs)}")
         for index, operation in enumerate(operations):
-            self._add(operation, operations[index + 1 :])
+            try:
+                self._add(operation, operations[index + 1 :])
+            except UnsupportedError:
+                raise
+            except InvalidValueError as error:  # the program has no such stage in such a place
+                raise _unsupported(operation, error) from error
 
     def run(self, x: np.ndarray, threads: int) -> np.ndarray:
         """The float32 output of a checked batch."""
@@ -93,6 +102,8 @@ class Engine:
 
     def _input(self, operation: Input) -> None:
         form = operation.format
+        if operation.zero_point:
+            raise _unsupported(operation, "a zero point")
         self._shape = _image_shape(operation.shape)
         if isinstance(form, Binary):
             self.program.input_binary(shape=self._shape)
@@ -115,8 +126,12 @@ class Engine:
         if isinstance(operation, Conv):
             if self.types[operation.input].shape != self._shape:
                 raise _unsupported(operation, "a convolution over a reshaped tensor")
-            kernel = (operation.weight.shape[2], operation.weight.shape[3])
-            stride, padding = operation.stride, operation.padding
+            if operation.groups > 1 or max(operation.dilations) > 1:
+                raise _unsupported(operation, "groups and dilations")
+            kernel = _pair(operation, operation.kernel)
+            stride, padding = _pair(operation, operation.stride), _same_pads(operation)
+        elif len(self.types[operation.input].shape) > 1:
+            raise _unsupported(operation, "a linear operation over several places")
         else:
             kernel, stride, padding = self._shape[1:], (1, 1), (0, 0)
         weight = operation.weight
@@ -150,9 +165,9 @@ class Engine:
 
     def _max_pool(self, operation: MaxPool, following: Sequence[Operation]) -> None:
         window: dict[str, Any] = {
-            "kernel": operation.kernel,
-            "stride": operation.stride,
-            "padding": operation.padding,
+            "kernel": _pair(operation, operation.kernel),
+            "stride": _pair(operation, operation.stride),
+            "padding": _same_pads(operation),
         }
         if not self._accumulating:
             self.program.max_pool(**window)
@@ -176,7 +191,20 @@ def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return math.prod(shape), 1, 1
 
 
-def _unsupported(operation: Operation, what: str | None = None) -> UnsupportedError:
+def _pair(operation: Operation, values: tuple[int, ...]) -> tuple[int, int]:
+    if len(values) != 2:
+        raise _unsupported(operation, "windows over one axis")
+    return values[0], values[1]
+
+
+def _same_pads(operation: Conv | MaxPool) -> tuple[int, int]:
+    """The padding of rows and columns, where it is the same on both sides."""
+    if any(before != after for before, after in operation.pads):
+        raise _unsupported(operation, "a padding that differs between sides")
+    return _pair(operation, tuple(before for before, _ in operation.pads))
+
+
+def _unsupported(operation: Operation, what: object = None) -> UnsupportedError:
     return UnsupportedError(
         "the engine runs networks with binary weights and activations behind an 8-bit or binary input",
         got=what or operation.kind,
