@@ -46,12 +46,13 @@ inline __attribute__((always_inline)) void block(const DotArgs& args, int64_t ti
             weights += kLanes * kDot;
         }
     }
+    __m512i done[M * NT];
+#pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
-        std::byte* out = output + args.rows.output_offset[at + m];
-        for (int t = 0; t < NT; ++t) {
-            store_tile<K>(args.epilogue, acc[m][t], (tile + t) * kLanes, out);
-        }
+#pragma GCC unroll 4
+        for (int t = 0; t < NT; ++t) done[m * NT + t] = acc[m][t];
     }
+    store_block<K>(args.epilogue, done, M, NT, tile, output, args.rows.output_offset + at);
 }
 
 // All rows times NT tiles, MMax rows at a time. The copy tells the compiler that what a kernel
@@ -59,9 +60,10 @@ inline __attribute__((always_inline)) void block(const DotArgs& args, int64_t ti
 template <Epilogue::Kind K, int MMax, int NT>
 void tiles(const DotArgs& given, int64_t tile) {
     const DotArgs args = given;
-    for_row_blocks<MMax>(args.rows, [&]<int M>(int64_t at, const std::byte* input, std::byte* output) {
-        block<K, M, NT>(args, tile, input, output, at);
-    });
+    for_row_blocks<MMax>(args.rows,
+                         [&]<int M>(int64_t at, const std::byte* input, std::byte* output) {
+                             block<K, M, NT>(args, tile, input, output, at);
+                         });
 }
 
 template <Epilogue::Kind K>
@@ -102,10 +104,10 @@ inline __attribute__((always_inline)) void depthwise_block(const DotArgs& args, 
             multiply_add(acc[m], interleave(rows[m], args.run_offset + unit * kDot, order), w);
         }
     }
-    for (int m = 0; m < M; ++m) {
-        store_tile<K>(args.epilogue, acc[m], tile * kLanes,
-                      output + args.rows.output_offset[at + m]);
-    }
+    __m512i done[M];
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) done[m] = acc[m];
+    store_block<K>(args.epilogue, done, M, 1, tile, output, args.rows.output_offset + at);
 }
 
 template <Epilogue::Kind K>

@@ -67,26 +67,22 @@ inline __attribute__((always_inline)) void block(const PlaneArgs& args, int64_t 
         for (int m = 0; m < M; ++m) {
             for (int t = 0; t < NT; ++t) {
                 // Counts fit in 32 bits: the odd channels' move into the upper halves.
-                const __m512i counts = _mm512_mask_shuffle_epi32(
-                    pc[m][2 * t], 0xAAAA, pc[m][2 * t + 1], _MM_PERM_CCAA);
+                const __m512i counts = _mm512_mask_shuffle_epi32(pc[m][2 * t], 0xAAAA,
+                                                                 pc[m][2 * t + 1], _MM_PERM_CCAA);
                 acc[m][t] = _mm512_add_epi32(acc[m][t], _mm512_mullo_epi32(counts, coefficient));
             }
         }
     }
-    for (int m = 0; m < M; ++m) {
-        std::byte* out = output + args.rows.output_offset[at + m];
-        for (int t = 0; t < NT; ++t) {
-            store_tile<K>(args.epilogue, acc[m][t], (tile + t) * kLanes, out);
-        }
-    }
+    store_block<K>(args.epilogue, acc[0], M, NT, tile, output, args.rows.output_offset + at);
 }
 
 template <Epilogue::Kind K, bool Exclusive, int MMax, int NT>
 void tiles(const PlaneArgs& given, int64_t tile) {
     const PlaneArgs args = given;  // see the int8 kernel
-    for_row_blocks<MMax>(args.rows, [&]<int M>(int64_t at, const std::byte* input, std::byte* output) {
-        block<K, Exclusive, M, NT>(args, tile, input, output, at);
-    });
+    for_row_blocks<MMax>(args.rows,
+                         [&]<int M>(int64_t at, const std::byte* input, std::byte* output) {
+                             block<K, Exclusive, M, NT>(args, tile, input, output, at);
+                         });
 }
 
 template <Epilogue::Kind K, bool Exclusive>

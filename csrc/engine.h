@@ -45,15 +45,15 @@ struct Rows {
 };
 
 // acc[row, n] = constants[n] + sum over runs of taps of byte * weight. A run is run_units * 4 bytes
-// at run_offset from the row's first tap. Depthwise: run_units groups of 4 taps, each tap at its own
-// run_offset (absent taps weigh 0 and repeat an offset), one weight per channel.
+// at run_offset from the row's first tap. Depthwise: run_units groups of 4 taps, each tap at its
+// own run_offset (absent taps weigh 0 and repeat an offset), one weight per channel.
 struct DotArgs {
     Rows rows;
     int64_t runs, run_units;
     const int32_t* run_offset;
-    const std::byte* weights;  // ByteWeights
+    const std::byte* weights;   // ByteWeights
     int64_t first_tile, tiles;  // tiles [first_tile, tiles) of 16 channels
-    const int32_t* constants;  // [tiles * 16]
+    const int32_t* constants;   // [tiles * 16]
     Epilogue epilogue;
 };
 
@@ -105,7 +105,8 @@ struct PoolArgs {
     std::byte* output;
 };
 
-// Bytes to planes of bits: bit c of plane p = bit (first + p) of byte c; whole words, unused bits 0.
+// Bytes to planes of bits: bit c of plane p = bit (first + p) of byte c; whole words, unused bits
+// 0.
 struct SplitArgs {
     const std::byte* input;
     int64_t channels;

@@ -34,8 +34,8 @@ inline __m256i round_codes(__m512d y, __m512d low, __m512d high, Rounding roundi
     const __m512d rest = _mm512_sub_pd(y, whole);
     const __m512d one = _mm512_set1_pd(1.0), half = _mm512_set1_pd(0.5);
     const __mmask8 up = _mm512_cmp_pd_mask(rest, half, _CMP_GE_OQ);
-    const __mmask8 down = _mm512_cmp_pd_mask(rest, _mm512_sub_pd(_mm512_setzero_pd(), half),
-                                             _CMP_LE_OQ);
+    const __mmask8 down =
+        _mm512_cmp_pd_mask(rest, _mm512_sub_pd(_mm512_setzero_pd(), half), _CMP_LE_OQ);
     __m512d rounded = _mm512_mask_add_pd(whole, up, whole, one);
     rounded = _mm512_mask_sub_pd(rounded, down, rounded, one);
     return _mm512_cvttpd_epi32(rounded);
@@ -70,15 +70,16 @@ inline __attribute__((always_inline)) void store_tile(const Epilogue& e, __m512i
         }
     } else if constexpr (K == Epilogue::Kind::bits) {
         const __m512i limit = _mm512_loadu_si512(e.thresholds + n);
-        const auto bits = static_cast<uint16_t>(_mm512_cmpge_epi32_mask(acc, limit) ^
-                                                e.flips[n / kLanes]);
+        const auto bits =
+            static_cast<uint16_t>(_mm512_cmpge_epi32_mask(acc, limit) ^ e.flips[n / kLanes]);
         __builtin_memcpy(out + n / 8, &bits, sizeof bits);
     } else if constexpr (K == Epilogue::Kind::levels) {
         __m512i passed = _mm512_setzero_si512();
         const __m512i one = _mm512_set1_epi32(1);
         for (int64_t k = 0; k < e.count; ++k) {
             const __m512i limit = _mm512_loadu_si512(e.thresholds + k * e.padded + n);
-            passed = _mm512_mask_add_epi32(passed, _mm512_cmpge_epi32_mask(acc, limit), passed, one);
+            passed =
+                _mm512_mask_add_epi32(passed, _mm512_cmpge_epi32_mask(acc, limit), passed, one);
         }
         const __m512i step = _mm512_loadu_si512(e.step + n), base = _mm512_loadu_si512(e.base + n);
         store_bytes(_mm512_add_epi32(base, _mm512_mullo_epi32(step, passed)), e.channels - n,
@@ -89,6 +90,19 @@ inline __attribute__((always_inline)) void store_tile(const Epilogue& e, __m512i
         const __m512d x1 = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(acc, 1));
         store_codes(e, _mm512_fmadd_pd(x0, _mm512_loadu_pd(m), _mm512_loadu_pd(b)),
                     _mm512_fmadd_pd(x1, _mm512_loadu_pd(m + 8), _mm512_loadu_pd(b + 8)), n, out);
+    }
+}
+
+// The accumulators of `rows` rows x `count` tiles. Not inlined: its loops index them by variables, which
+// would move the kernels' own from registers to memory.
+template <Epilogue::Kind K>
+__attribute__((noinline)) void store_block(const Epilogue& e, const __m512i* acc, int rows,
+                                           int count, int64_t tile, std::byte* output,
+                                           const int32_t* output_offset) {
+    for (int m = 0; m < rows; ++m) {
+        for (int t = 0; t < count; ++t) {
+            store_tile<K>(e, acc[m * count + t], (tile + t) * kLanes, output + output_offset[m]);
+        }
     }
 }
 

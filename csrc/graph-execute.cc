@@ -29,17 +29,21 @@ GraphFault first_nan(const float* samples, int64_t size, int64_t image) {
     return {GraphFault::Kind::nan, image, found - samples};
 }
 
-// Codes of the input format to bytes; the index of the first out of range, or size.
-template <typename Code>
-int64_t copy_codes(const Code* codes, int64_t size, std::pair<int32_t, int32_t> range, int32_t shift,
+// Codes of the input format to bytes; the index of the first out of range, or size. Modulo 256 a code
+// and its byte differ by `shift`, one to one, so the range is checked on bytes.
+int64_t copy_codes(const uint8_t* codes, int64_t size, uint8_t shift, uint8_t low, uint8_t high,
                    uint8_t* out) {
-    const auto outside = [range](Code c) { return c < range.first || c > range.second; };
-    bool valid = true;
+    const auto span = static_cast<uint8_t>(high - low);
+    const auto beyond = [&](uint8_t code) {
+        return static_cast<uint8_t>(static_cast<uint8_t>(code + shift) - low);
+    };
+    uint8_t largest = 0;
     for (int64_t i = 0; i < size; ++i) {  // no early exit: the compiler makes vectors of it
-        valid &= !outside(codes[i]);
         out[i] = static_cast<uint8_t>(codes[i] + shift);
+        largest = std::max(largest, beyond(codes[i]));
     }
-    return valid ? size : std::find_if(codes, codes + size, outside) - codes;
+    if (largest <= span) return size;
+    return std::find_if(codes, codes + size, [&](uint8_t c) { return beyond(c) > span; }) - codes;
 }
 
 // Codes -1 and +1 to bits, 8 to a byte; the index of the first other code, or size.
@@ -151,20 +155,19 @@ GraphFault Graph::load(const GraphBatch& batch, int64_t image, Workspace& worksp
 
     if (batch.type == GraphBatch::Type::float32) {
         const float* samples = static_cast<const float*>(batch.samples) + image * size;
-        const bool nan = bits ? convert_.sign.run({samples, size, flat})
-                              : convert_.quantize.run({samples, size, scale_,
-                                                       static_cast<float>(low_),
-                                                       static_cast<float>(high_), input.zero, flat});
+        const bool nan =
+            bits ? convert_.sign.run({samples, size, flat})
+                 : convert_.quantize.run({samples, size, scale_, static_cast<float>(low_),
+                                          static_cast<float>(high_), input.zero, flat});
         if (nan) return first_nan(samples, size, image);
     } else {
         const auto* signed_codes = static_cast<const int8_t*>(batch.samples) + image * size;
-        const auto* unsigned_codes = static_cast<const uint8_t*>(batch.samples) + image * size;
-        const int32_t shift = input.zero - zero_point_;
+        const auto* codes = static_cast<const uint8_t*>(batch.samples) + image * size;
+        const auto byte = [](int32_t value) { return static_cast<uint8_t>(value); };
         const int64_t valid =
             bits ? copy_signs(signed_codes, size, flat)
-            : batch.type == GraphBatch::Type::int8
-                ? copy_codes(signed_codes, size, input_codes(), shift, flat)
-                : copy_codes(unsigned_codes, size, input_codes(), shift, flat);
+                 : copy_codes(codes, size, byte(input.zero - zero_point_), byte(low_ + input.zero),
+                              byte(high_ + input.zero), flat);
         if (valid < size) return {GraphFault::Kind::code, image, valid};
     }
     if (!direct && bits) spread_bits(flat, layout, place);
@@ -172,12 +175,14 @@ GraphFault Graph::load(const GraphBatch& batch, int64_t image, Workspace& worksp
     return {};
 }
 
-void Graph::run(const DotStage& stage, const Workspace& workspace, int64_t images, Part part) const {
+void Graph::run(const DotStage& stage, const Workspace& workspace, int64_t images,
+                Part part) const {
     const Tensor &input = tensor(stage.input), &output = tensor(stage.output);
     // One image is shared by rows, or by tiles of channels where rows are few.
     const int64_t pixels = stage.places.pixels;
     const bool by_rows = pixels >= kBlockRows * part.count;
-    const auto [row, row_end] = by_rows ? part.of(pixels, kBlockRows) : std::pair{int64_t{0}, pixels};
+    const auto [row, row_end] =
+        by_rows ? part.of(pixels, kBlockRows) : std::pair{int64_t{0}, pixels};
     const auto [tile, tile_end] =
         by_rows ? std::pair{int64_t{0}, stage.tiles} : part.of(stage.tiles, 1);
     const int64_t groups = stage.depthwise ? 1 : stage.groups;
@@ -186,10 +191,10 @@ void Graph::run(const DotStage& stage, const Workspace& workspace, int64_t image
     const int64_t out_bytes = output.layout.element == Element::sums ? 4 : 1;
     for (int64_t group = 0; group < groups; ++group) {
         DotArgs args{};
-        args.rows = rows_of(stage.places, memory(workspace, stage.input) + group * in_channels,
-                            memory(workspace, stage.output) +
-                                group * stage.epilogue.group_channels * out_bytes,
-                            images, row, row_end);
+        args.rows = rows_of(
+            stage.places, memory(workspace, stage.input) + group * in_channels,
+            memory(workspace, stage.output) + group * stage.epilogue.group_channels * out_bytes,
+            images, row, row_end);
         args.runs = stage.runs.count;
         args.run_units = stage.runs.units;
         args.run_offset = stage.runs.offset.data();
@@ -206,7 +211,8 @@ void Graph::run(const PlaneStage& stage, const Workspace& workspace, int64_t ima
                 Part part) const {
     const int64_t pixels = stage.places.pixels;
     const bool by_rows = pixels >= kBlockRows * part.count;
-    const auto [row, row_end] = by_rows ? part.of(pixels, kBlockRows) : std::pair{int64_t{0}, pixels};
+    const auto [row, row_end] =
+        by_rows ? part.of(pixels, kBlockRows) : std::pair{int64_t{0}, pixels};
     const auto [tile, tile_end] =
         by_rows ? std::pair{int64_t{0}, stage.tiles} : part.of(stage.tiles, 1);
     PlaneArgs args{};
@@ -273,9 +279,9 @@ void Graph::run(const PoolStage& stage, const Workspace& workspace, int64_t imag
     const Tensor &input = tensor(stage.input), &output = tensor(stage.output);
     const Layout &from = input.layout, &to = output.layout;
     const Sliding& w = stage.window;
-    const auto kernel = stage.sum                           ? kernels_.add_bytes
-                        : from.element == Element::sums     ? kernels_.max_sums
-                                                            : kernels_.max_bytes;
+    const auto kernel = stage.sum                       ? kernels_.add_bytes
+                        : from.element == Element::sums ? kernels_.max_sums
+                                                        : kernels_.max_bytes;
     const auto [begin, end] = part.of(to.shape.height, 1);
     for (int64_t image = 0; image < images; ++image) {
         const std::byte* source = memory(workspace, stage.input) + image * from.image_bytes();
@@ -354,43 +360,53 @@ void Graph::run_stage(size_t index, const Workspace& workspace, int64_t images, 
     std::visit([&](const auto& s) { run(s, workspace, images, part); }, stage);
 }
 
-int32_t Graph::level(const Tensor& t, const std::byte* image, int64_t c, int64_t y,
-                     int64_t x) const {
+// The levels of one pixel.
+void Graph::levels(const Tensor& t, const std::byte* image, int64_t y, int64_t x,
+                   int32_t* out) const {
     const Layout& layout = t.layout;
     const std::byte* pixel = image + layout.offset(y, x);
-    int32_t value = 0;
+    const int64_t channels = layout.shape.channels;
     if (layout.element == Element::sums) {
-        std::memcpy(&value, pixel + 4 * c, sizeof value);
-    } else if (layout.element == Element::bytes) {
-        value = std::to_integer<int32_t>(pixel[c]);
-    } else {
+        std::memcpy(out, pixel, static_cast<size_t>(4 * channels));
+        return;
+    }
+    if (layout.element == Element::bytes) {
+        for (int64_t c = 0; c < channels; ++c) {
+            out[c] = std::to_integer<int32_t>(pixel[c]) - t.zero;
+        }
+        return;
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+        int32_t value = 0;
         for (int64_t p = 0; p < layout.planes; ++p) {
             const auto bits = std::to_integer<unsigned>(pixel[p * layout.plane_bytes() + c / 8]);
             value |= static_cast<int32_t>((bits >> (c % 8)) & 1U) << p;
         }
+        out[c] = t.factor * value - t.zero;
     }
-    return t.factor * value - t.zero;
 }
 
+// |level M + B| < 2^53, so float64 sums are exact.
 void Graph::write_output(const GraphBatch& batch, const Workspace& workspace, int64_t first,
                          int64_t images) const {
     const Tensor& last = tensor(output_);
     const Shape& shape = last.layout.shape;
+    const int64_t pixels = shape.pixels();
+    std::vector<int32_t>& row = workspace.row;
     for (int64_t image = 0; image < images; ++image) {
         const std::byte* from = memory(workspace, output_) + image * last.layout.image_bytes();
         const int64_t start = (first + image) * shape.elements();
-        for (int64_t c = 0; c < shape.channels; ++c) {
-            for (int64_t p = 0; p < shape.pixels(); ++p) {
-                const int32_t acc = level(last, from, c, p / shape.width, p % shape.width);
-                const int64_t at = start + c * shape.pixels() + p;
-                if (writes_levels()) {
-                    static_cast<int32_t*>(batch.output)[at] = acc;
-                } else {
-                    const auto i = static_cast<size_t>(c);
-                    const int64_t sum = acc * output_multipliers_[i] + output_offsets_[i];
-                    static_cast<float*>(batch.output)[at] =
-                        static_cast<float>(static_cast<double>(sum) * factor_);
-                }
+        for (int64_t p = 0; p < pixels; ++p) {
+            levels(last, from, p / shape.width, p % shape.width, row.data());
+            if (writes_levels()) {
+                int32_t* to = static_cast<int32_t*>(batch.output) + start + p;
+                for (size_t c = 0; c < row.size(); ++c) to[static_cast<int64_t>(c) * pixels] = row[c];
+                continue;
+            }
+            float* to = static_cast<float*>(batch.output) + start + p;
+            for (size_t c = 0; c < row.size(); ++c) {
+                const double sum = row[c] * output_multipliers_[c] + output_offsets_[c];
+                to[static_cast<int64_t>(c) * pixels] = static_cast<float>(sum * factor_);
             }
         }
     }
@@ -401,18 +417,21 @@ void Graph::capture(const GraphBatch& batch, const Workspace& workspace, int sta
                     int64_t images) const {
     for (const Capture& wanted : batch.captures) {
         const Tensor& t = tensor(wanted.tensor);
-        const bool now = stage < 0 ? wanted.tensor == 0
-                                   : std::visit([](const auto& s) { return s.output; },
-                                                stages_[static_cast<size_t>(stage)]) ==
-                                         wanted.tensor;
+        const bool now = stage < 0
+                             ? wanted.tensor == 0
+                             : std::visit([](const auto& s) { return s.output; },
+                                          stages_[static_cast<size_t>(stage)]) == wanted.tensor;
         if (!now) continue;
         const Shape& shape = t.layout.shape;
-        int32_t* to = wanted.levels + first * shape.elements();
+        std::vector<int32_t> row(static_cast<size_t>(shape.channels));
         for (int64_t image = 0; image < images; ++image) {
-            const std::byte* from = memory(workspace, wanted.tensor) + image * t.layout.image_bytes();
-            for (int64_t c = 0; c < shape.channels; ++c) {
-                for (int64_t p = 0; p < shape.pixels(); ++p) {
-                    *to++ = level(t, from, c, p / shape.width, p % shape.width);
+            const std::byte* from =
+                memory(workspace, wanted.tensor) + image * t.layout.image_bytes();
+            int32_t* to = wanted.levels + (first + image) * shape.elements();
+            for (int64_t p = 0; p < shape.pixels(); ++p) {
+                levels(t, from, p / shape.width, p % shape.width, row.data());
+                for (size_t c = 0; c < row.size(); ++c) {
+                    to[static_cast<int64_t>(c) * shape.pixels() + p] = row[c];
                 }
             }
         }
@@ -427,7 +446,8 @@ GraphFault Graph::run_slice(const GraphBatch& batch, int64_t begin, int64_t end)
         std::min({round_up(ceil_div(end - begin, chunks), kBlockRows), chunk_, end - begin});
     auto workspace = borrow(step);
     GraphFault fault;
-    for (int64_t first = begin; first < end && fault.kind == GraphFault::Kind::none; first += step) {
+    for (int64_t first = begin; first < end && fault.kind == GraphFault::Kind::none;
+         first += step) {
         const int64_t images = std::min(step, end - first);
         fill_margin(*workspace, 0, images);
         for (int64_t i = 0; i < images && fault.kind == GraphFault::Kind::none; ++i) {

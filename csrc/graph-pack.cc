@@ -67,8 +67,8 @@ using Inside = std::array<int64_t, 4>;
 
 Inside inside(const Sliding& window, const Shape& input, int64_t out_y, int64_t out_x) {
     const auto range = [](int64_t start, int64_t kernel, int64_t dilation, int64_t size) {
-        const int64_t first = std::clamp(ceil_div(std::max(-start, int64_t{0}), dilation),
-                                         int64_t{0}, kernel);
+        const int64_t first =
+            std::clamp(ceil_div(std::max(-start, int64_t{0}), dilation), int64_t{0}, kernel);
         const int64_t end = size <= start ? 0 : ceil_div(size - start, dilation);
         return std::pair{first, std::clamp(end, first, kernel)};
     };
@@ -112,7 +112,8 @@ void EpilogueSpec::pad(int64_t channels, int64_t groups) {
     for (const int64_t m : multiplier) {
         scaled_multiplier.push_back(std::ldexp(static_cast<double>(m), -shift));
     }
-    for (const int64_t b : offset) scaled_offset.push_back(std::ldexp(static_cast<double>(b), -shift));
+    for (const int64_t b : offset)
+        scaled_offset.push_back(std::ldexp(static_cast<double>(b), -shift));
 }
 
 Epilogue EpilogueSpec::view(int64_t group, int32_t zero) const {
@@ -166,8 +167,7 @@ void pack(DotStage& stage, const Tensor& input, const Tensor& output) {
         int64_t sum = 0;
         for (int64_t c = 0; c < in_channels; ++c) {
             for (int64_t tap = 0; tap < taps; ++tap, ++level) {
-                const int64_t byte =
-                    stage.depthwise ? tap : packed_byte(stage.runs, kDot, tap) + c;
+                const int64_t byte = stage.depthwise ? tap : packed_byte(stage.runs, kDot, tap) + c;
                 const int64_t at =
                     group * group_bytes + layout.index(lane, byte / kDot, byte % kDot);
                 stage.weights.data()[at] = static_cast<std::byte>(*level);

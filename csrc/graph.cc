@@ -10,7 +10,9 @@ namespace {
 
 // What one stage reads and writes should stay in the second-level cache.
 constexpr int64_t kChunkBytes = 512 * 1024;
-constexpr int64_t kChunkImages = 128;
+constexpr int64_t kLargeChunkBytes = 8 * kChunkBytes;  // where weights are larger than that
+constexpr int64_t kChunkRows = 128;
+constexpr int64_t kChunkImages = 256;
 constexpr int64_t kAlign = 64;
 
 void require(bool holds, const char* rule) {
@@ -42,8 +44,10 @@ void check_epilogue(const EpilogueSpec& e, int64_t channels, const Layout& outpu
     if (e.kind == Epilogue::Kind::bits) require(size(e.flips) == channels, "a flip per channel");
     if (levels) require(size(e.base) == channels && size(e.step) == channels, "levels per channel");
     if (codes) {
-        require(size(e.multiplier) == channels && size(e.offset) == channels, "M and B per channel");
-        require(e.shift >= 0 && e.shift <= 62 && e.low <= e.high, "a shift of 0 to 62, low <= high");
+        require(size(e.multiplier) == channels && size(e.offset) == channels,
+                "M and B per channel");
+        require(e.shift >= 0 && e.shift <= 62 && e.low <= e.high,
+                "a shift of 0 to 62, low <= high");
     }
 }
 
@@ -54,7 +58,8 @@ bool same(const Shape& a, const Shape& b) {
 }  // namespace
 
 Shape Sliding::output(const Shape& input, int64_t channels) const {
-    return {channels, (input.height + top + bottom - dilation_h * (kernel_h - 1) - 1) / stride_h + 1,
+    return {channels,
+            (input.height + top + bottom - dilation_h * (kernel_h - 1) - 1) / stride_h + 1,
             (input.width + left + right - dilation_w * (kernel_w - 1) - 1) / stride_w + 1};
 }
 
@@ -127,13 +132,26 @@ void Graph::add_dot(int input, int output, const Sliding& window, int64_t channe
     const int64_t in_channels = from.shape.channels / groups;
     require(static_cast<int64_t>(levels.size()) == channels * in_channels * window.taps(),
             "one weight per tap");
-    require(same(to.shape, window.output(from.shape, channels)), "the output has the result's shape");
+    require(same(to.shape, window.output(from.shape, channels)),
+            "the output has the result's shape");
     check_epilogue(epilogue, channels, to);
-    require(groups == 1 || epilogue.kind != Epilogue::Kind::bits, "groups make no bits");
-    need_margin(input, window);
     const bool depthwise = groups > 1 && in_channels == 1 && channels == groups;
-    stages_.emplace_back(DotStage{input, output, window, channels, groups, depthwise,
-                                  std::move(levels), std::move(epilogue), {}, 0, {}, {}, {}});
+    require(groups == 1 || depthwise || epilogue.kind != Epilogue::Kind::bits,
+            "groups make no bits");
+    need_margin(input, window);
+    stages_.emplace_back(DotStage{input,
+                                  output,
+                                  window,
+                                  channels,
+                                  groups,
+                                  depthwise,
+                                  std::move(levels),
+                                  std::move(epilogue),
+                                  {},
+                                  0,
+                                  {},
+                                  {},
+                                  {}});
 }
 
 void Graph::add_planes(int input, int output, const Sliding& window, int64_t channels,
@@ -147,16 +165,31 @@ void Graph::add_planes(int input, int output, const Sliding& window, int64_t cha
     require(!exclusive || weight_planes == 1, "weights of +-1 have one plane");
     require(static_cast<int64_t>(levels.size()) == channels * from.shape.channels * window.taps(),
             "one weight per tap");
-    require(same(to.shape, window.output(from.shape, channels)), "the output has the result's shape");
+    require(same(to.shape, window.output(from.shape, channels)),
+            "the output has the result's shape");
     check_epilogue(epilogue, channels, to);
     need_margin(input, window);
-    stages_.emplace_back(PlaneStage{input, output, window, channels, weight_planes, exclusive,
-                                    is_signed, std::move(levels), std::move(epilogue), {}, 0, {},
-                                    {}, {}, {}, {}});
+    stages_.emplace_back(PlaneStage{input,
+                                    output,
+                                    window,
+                                    channels,
+                                    weight_planes,
+                                    exclusive,
+                                    is_signed,
+                                    std::move(levels),
+                                    std::move(epilogue),
+                                    {},
+                                    0,
+                                    {},
+                                    {},
+                                    {},
+                                    {},
+                                    {}});
 }
 
-void Graph::add_combine(std::vector<int> inputs, int output, int64_t first_channel, int64_t channels,
-                        std::vector<std::vector<int64_t>> multipliers, EpilogueSpec epilogue) {
+void Graph::add_combine(std::vector<int> inputs, int output, int64_t first_channel,
+                        int64_t channels, std::vector<std::vector<int64_t>> multipliers,
+                        EpilogueSpec epilogue) {
     require(!inputs.empty() && inputs.size() <= 64, "1 to 64 terms");
     for (const int id : inputs) connect({id}, output);
     const Layout& to = tensor(output).layout;
@@ -233,8 +266,8 @@ void Graph::finish(int tensor_id, std::vector<int64_t> multipliers, std::vector<
             "M and B per channel");
     last.last_stage = static_cast<int>(stages_.size());
     output_ = tensor_id;
-    output_multipliers_ = std::move(multipliers);
-    output_offsets_ = std::move(offsets);
+    output_multipliers_.assign(multipliers.begin(), multipliers.end());
+    output_offsets_.assign(offsets.begin(), offsets.end());
     factor_ = std::ldexp(1.0, -shift);
     for (Stage& stage : stages_) {
         if (auto* dot = std::get_if<DotStage>(&stage)) {
@@ -276,7 +309,19 @@ void Graph::plan_memory() {
         arena_bytes_ = std::max(arena_bytes_, at + size);
         largest = std::max(largest, 2 * size);
     }
-    chunk_ = std::clamp(kChunkBytes / largest, int64_t{1}, kChunkImages);
+    // Weights that fill a cache by themselves should serve many rows each time they are read.
+    int64_t wanted = 1;
+    for (const Stage& stage : stages_) {
+        const auto rows = [&](const auto& product) {
+            if (product.weights.size() > kChunkBytes / 2) {
+                wanted = std::max(wanted, ceil_div(kChunkRows, product.places.pixels));
+            }
+        };
+        if (const auto* dot = std::get_if<DotStage>(&stage)) rows(*dot);
+        if (const auto* planes = std::get_if<PlaneStage>(&stage)) rows(*planes);
+    }
+    chunk_ = std::max(kChunkBytes / largest, std::min(wanted, kLargeChunkBytes / largest));
+    chunk_ = std::clamp(chunk_, int64_t{1}, kChunkImages);
 }
 
 std::unique_ptr<Graph::Workspace> Graph::borrow(int64_t images) const {
@@ -295,6 +340,7 @@ std::unique_ptr<Graph::Workspace> Graph::borrow(int64_t images) const {
     workspace->images = images;
     workspace->arena = Bytes(images * arena_bytes_);
     workspace->scratch = Bytes(tensors_.front().layout.shape.elements());
+    workspace->row.resize(static_cast<size_t>(tensor(output_).layout.shape.channels));
     return workspace;
 }
 

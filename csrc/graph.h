@@ -41,11 +41,11 @@ struct Sliding {
 // An epilogue's arrays, one element per channel, until pad() lays them out in tiles.
 struct EpilogueSpec {
     Epilogue::Kind kind = Epilogue::Kind::sums;
-    int64_t count = 1;                         // thresholds per channel
-    std::vector<int32_t> thresholds;           // [count][channels]
-    std::vector<uint8_t> flips;                // bits
-    std::vector<int32_t> base, step;           // levels
-    std::vector<int64_t> multiplier, offset;   // codes
+    int64_t count = 1;                        // thresholds per channel
+    std::vector<int32_t> thresholds;          // [count][channels]
+    std::vector<uint8_t> flips;               // bits
+    std::vector<int32_t> base, step;          // levels
+    std::vector<int64_t> multiplier, offset;  // codes
     std::vector<double> scaled_multiplier, scaled_offset;
     std::vector<uint16_t> tile_flips;
     int shift = 0;
@@ -153,7 +153,8 @@ class Graph {
         : convert_(convert), kernels_(kernels) {}
 
     // A tensor of the first axis' shape; its id. Tensor 0 is the input.
-    int add_tensor(Element element, const Shape& shape, int64_t planes, int32_t factor, int32_t zero);
+    int add_tensor(Element element, const Shape& shape, int64_t planes, int32_t factor,
+                   int32_t zero);
     // Bytes hold clip(rint_half_even(x / scale), low, high) + zero; codes of samples are levels +
     // zero_point. Bits hold x >= 0.
     void set_input(float scale, int32_t low, int32_t high, int32_t zero_point);
@@ -186,6 +187,7 @@ class Graph {
     struct Workspace {
         int64_t images = 0;
         Bytes arena, scratch;
+        mutable std::vector<int32_t> row;  // levels of one pixel of the output
     };
     // A share of a stage: part `index` of `count`.
     struct Part {
@@ -217,8 +219,8 @@ class Graph {
                       int64_t images) const;
     void capture(const GraphBatch& batch, const Workspace& workspace, int stage, int64_t first,
                  int64_t images) const;
-    int32_t level(const Tensor& tensor, const std::byte* image, int64_t c, int64_t y,
-                  int64_t x) const;
+    void levels(const Tensor& tensor, const std::byte* image, int64_t y, int64_t x,
+                int32_t* out) const;
 
     KernelTable convert_;
     EngineTable kernels_;
@@ -227,7 +229,7 @@ class Graph {
     float scale_ = 1.0F;
     int32_t low_ = -1, high_ = 1, zero_point_ = 0;
     int output_ = 0;
-    std::vector<int64_t> output_multipliers_, output_offsets_;
+    std::vector<double> output_multipliers_, output_offsets_;
     double factor_ = 1.0;
     bool finished_ = false;
     int64_t arena_bytes_ = 0, chunk_ = 1;

@@ -135,9 +135,9 @@ std::tuple<int, int64_t, int64_t> run(const Graph& graph, const Samples& samples
     const auto holds = [images](const Array& array, const Tensor& tensor) {
         return static_cast<int64_t>(array.size()) == images * tensor.layout.shape.elements();
     };
-    require(static_cast<int64_t>(samples.size()) ==
-                images * graph.tensor(0).layout.shape.elements(),
-            "samples of the input's shape");
+    require(
+        static_cast<int64_t>(samples.size()) == images * graph.tensor(0).layout.shape.elements(),
+        "samples of the input's shape");
     const nb::dlpack::dtype type =
         graph.writes_levels() ? nb::dtype<int32_t>() : nb::dtype<float>();
     require(output.dtype() == type && holds(output, graph.tensor(graph.output_tensor())),
