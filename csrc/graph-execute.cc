@@ -215,6 +215,10 @@ void Graph::run(const PlaneStage& stage, const Workspace& workspace, int64_t ima
         by_rows ? part.of(pixels, kBlockRows) : std::pair{int64_t{0}, pixels};
     const auto [tile, tile_end] =
         by_rows ? std::pair{int64_t{0}, stage.tiles} : part.of(stage.tiles, 1);
+    if (stage.single) {
+        run_single(stage, workspace, images, {row, row_end}, {tile, tile_end});
+        return;
+    }
     PlaneArgs args{};
     args.rows = rows_of(stage.places, memory(workspace, stage.input),
                         memory(workspace, stage.output), images, row, row_end);
@@ -231,6 +235,32 @@ void Graph::run(const PlaneStage& stage, const Workspace& workspace, int64_t ima
     args.constant_offset = stage.constant_offset.data() + row;
     args.epilogue = stage.epilogue.view(0, tensor(stage.output).zero);
     kernels_.planes(args);
+}
+
+void Graph::run_single(const PlaneStage& stage, const Workspace& workspace, int64_t images,
+                       std::pair<int64_t, int64_t> rows,
+                       std::pair<int64_t, int64_t> tiles) const {
+    const bool sums = stage.epilogue.kind == Epilogue::Kind::sums;
+    const int64_t first = tiles.first * kLanes;
+    const Rows places = rows_of(stage.places, memory(workspace, stage.input),
+                                memory(workspace, stage.output), images, rows.first, rows.second);
+    ProductArgs args{};
+    args.input = places.input;
+    args.input_group = places.input_group;
+    args.input_offset = places.input_offset;
+    args.runs = stage.runs.count;
+    args.run_units = stage.runs.units;
+    args.run_stride = stage.runs.count > 1 ? stage.runs.offset[1] : 0;
+    args.weights = stage.weights.data() + first * args.runs * args.run_units * kWordBytes;
+    args.tiles = tiles.second - tiles.first;
+    args.constants = stage.constants.data() + first;
+    args.constant_offset = stage.constant_offset.data() + rows.first;
+    args.output = places.output + (sums ? 4 * first : first / 8);
+    args.output_group = places.output_group;
+    args.output_offset = places.output_offset;
+    args.group_rows = places.group_rows;
+    args.rows = places.rows;
+    (sums ? convert_.bgemm_sums : convert_.bgemm_bits).run(args);
 }
 
 void Graph::run(const CombineStage& stage, const Workspace& workspace, int64_t images,

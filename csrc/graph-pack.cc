@@ -181,10 +181,41 @@ void pack(DotStage& stage, const Tensor& input, const Tensor& output) {
     std::vector<int8_t>().swap(stage.levels);
 }
 
+// Whether the kernels of a single pair serve: one plane each, epilogues that they know, even runs.
+bool is_single(const PlaneStage& stage, const Tensor& input) {
+    const auto& offset = stage.runs.offset;
+    for (size_t run = 0; run < offset.size(); ++run) {
+        if (offset[run] != static_cast<int64_t>(run) * (offset.size() > 1 ? offset[1] : 0)) {
+            return false;
+        }
+    }
+    const Epilogue::Kind kind = stage.epilogue.kind;
+    return stage.exclusive && input.layout.planes == 1 &&
+           (kind == Epilogue::Kind::bits || (kind == Epilogue::Kind::sums && input.factor == 2));
+}
+
+// A flipped channel is packed with negated weights: (acc >= T) xor 1 <=> -acc >= 1 - T.
+void negate_flipped(PlaneStage& stage) {
+    const auto taps = static_cast<int64_t>(stage.levels.size()) / stage.channels;
+    EpilogueSpec& e = stage.epilogue;
+    for (int64_t n = 0; n < stage.channels; ++n) {
+        auto& flip = e.flips[static_cast<size_t>(n)];
+        if (flip == 0) continue;
+        flip = 0;
+        auto& threshold = e.thresholds[static_cast<size_t>(n)];
+        // A limit that no int32 negates is never reached by an accumulator: neither is its mirror.
+        threshold = threshold == INT32_MIN ? INT32_MAX : 1 - threshold;
+        for (int64_t i = n * taps; i < (n + 1) * taps; ++i) {
+            stage.levels[static_cast<size_t>(i)] =
+                static_cast<int8_t>(-stage.levels[static_cast<size_t>(i)]);
+        }
+    }
+}
+
 // With a = level of the activation = factor * v - zero, v spelt by planes, v = 0 outside:
 //   acc = factor * sum of v w - zero * (sum of w over the taps inside)
 //   and:  sum of v w = sum over i, j of 2^i c_j popcount(v_i & w_j), c_j = 2^j, the sign's -2^j
-//   xor:  w = 2 b - 1; sum of v w = (2^P - 1) popcount(b) - sum over i of 2^i popcount(v_i ^ b)
+//   xor:  w = 2 b - 1, factor 1 or 2; sum of v w = (2^P - 1) popcount(b) - sum over i of 2^i popcount(v_i ^ b)
 void pack(PlaneStage& stage, const Tensor& input, const Tensor& output) {
     const Sliding& window = stage.window;
     const Layout& layout = input.layout;
@@ -192,6 +223,9 @@ void pack(PlaneStage& stage, const Tensor& input, const Tensor& output) {
     stage.tiles = ceil_div(stage.channels, kLanes);
     stage.places = list_places(window, layout, output.layout);
     stage.runs = list_runs(window, layout, layout.pixel_bytes(), kWordBytes);
+    stage.single = is_single(stage, input);
+    const bool counts = stage.single && stage.epilogue.kind == Epilogue::Kind::bits;
+    if (counts) negate_flipped(stage);
     const BitWeights packed{stage.runs.count * stage.runs.units};
     const int64_t plane_bytes = stage.tiles * packed.words * kLanes * kWordBytes;
     stage.weights = Bytes(stage.weight_planes * plane_bytes);
@@ -237,7 +271,7 @@ void pack(PlaneStage& stage, const Tensor& input, const Tensor& output) {
     for (int64_t image = 0; image < stage.places.group_images; ++image) {
         stage.constant_offset.insert(stage.constant_offset.end(), of_pixel.begin(), of_pixel.end());
     }
-    stage.constants.assign(kinds.size() * static_cast<size_t>(padded), 0);
+    stage.constants.assign(kinds.size() * static_cast<size_t>(padded), counts ? -1 : 0);
     const int64_t most = (int64_t{1} << layout.planes) - 1;
     std::vector<int64_t> tap_sums(static_cast<size_t>(taps));
     for (int64_t n = 0; n < stage.channels; ++n) {
@@ -256,8 +290,14 @@ void pack(PlaneStage& stage, const Tensor& input, const Tensor& output) {
                 }
             }
             const int64_t all = stage.exclusive ? input.factor * most * ones : 0;
-            stage.constants[static_cast<size_t>(offset + n)] =
-                static_cast<int32_t>(all - input.zero * sum);
+            int64_t constant = all - input.zero * sum;
+            if (counts) {  // constant - factor pc >= T <=> pc <= floor((constant - T) / factor)
+                const int64_t rest =
+                    constant - stage.epilogue.thresholds[static_cast<size_t>(n)];
+                const int64_t limit = input.factor == 2 ? rest >> 1 : rest;
+                constant = std::clamp(limit, int64_t{-1}, channels * taps);
+            }
+            stage.constants[static_cast<size_t>(offset + n)] = static_cast<int32_t>(constant);
         }
     }
     stage.epilogue.pad(stage.channels, 1);

@@ -178,6 +178,7 @@ void Graph::add_planes(int input, int output, const Sliding& window, int64_t cha
                                     is_signed,
                                     std::move(levels),
                                     std::move(epilogue),
+                                    false,
                                     {},
                                     0,
                                     {},

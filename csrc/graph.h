@@ -96,6 +96,8 @@ struct PlaneStage {
     bool exclusive, is_signed;
     std::vector<int8_t> levels;
     EpilogueSpec epilogue;
+    // Bits times +-1: the kernels of one pair compare the count itself (ProductArgs in kernels.h).
+    bool single = false;
     Bytes weights;
     int64_t tiles = 0;
     std::vector<PlanePair> pairs;
@@ -210,6 +212,8 @@ class Graph {
     void run_stage(size_t index, const Workspace& workspace, int64_t images, Part part) const;
     void run(const DotStage&, const Workspace&, int64_t images, Part) const;
     void run(const PlaneStage&, const Workspace&, int64_t images, Part) const;
+    void run_single(const PlaneStage& stage, const Workspace& workspace, int64_t images,
+                    std::pair<int64_t, int64_t> rows, std::pair<int64_t, int64_t> tiles) const;
     void run(const CombineStage&, const Workspace&, int64_t images, Part) const;
     void run(const PoolStage&, const Workspace&, int64_t images, Part) const;
     void run(const SplitStage&, const Workspace&, int64_t images, Part) const;

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -278,7 +279,7 @@ class Engine:
     def _thresholds(self, operation: Threshold, made: TensorType, bits: bool) -> Epilogue:
         """-acc >= t is not (acc >= 1 - t). A limit beyond int32 compares like one at its end."""
         codes = operation.format.codes()
-        steps = {b - a for a, b in zip(codes[:-1], codes[1:], strict=True)}
+        steps = {b - a for a, b in pairwise(codes)}
         if len(steps) > 1 or zero_of(made.low, made.high) is None:
             raise _unsupported(operation, f"codes in {operation.format}")
         down = operation.direction < 0

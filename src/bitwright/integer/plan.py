@@ -15,9 +15,9 @@ from bitwright.kernels.graph import weight_planes
 
 DOT_UNIT = 0.5
 """Cycles for 4 taps of 16 channels."""
-PAIR_WORD = 1.5
+PAIR_WORD = 1.6
 """Cycles for 64 taps of 16 channels, for one pair of planes."""
-PAIR = 1.5
+PAIR = 4.0
 """Cycles for a pair's own epilogue."""
 
 
@@ -35,7 +35,7 @@ def choose(weight: np.ndarray, low: int, high: int, binary: bool, groups: int) -
     if groups > 1:
         depthwise = channels == 1 and len(weight) == groups
         return Choice("depthwise", "one weight a channel") if depthwise else Choice("dot", "groups")
-    planes, exclusive, _ = weight_planes(weight)
+    planes, _, _ = weight_planes(weight)
     activation = 1 if binary else max(1, (max(high, 0) - min(low, 0)).bit_length())
     pairs = planes * activation
     dot = DOT_UNIT * taps * -(-channels // 4)

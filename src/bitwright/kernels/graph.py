@@ -206,7 +206,7 @@ class Graph:
     def combine(
         self, xs: Sequence[Tensor], epilogue: Epilogue, multipliers: npt.NDArray[np.int64] | None = None
     ) -> Tensor:
-        """An epilogue of one tensor; or of the sum of x_i multipliers[i, c], then Codes (whose own M is 1)."""
+        """An epilogue of one tensor; or Codes of the sum of x_i multipliers[i, c] (its own M is not used)."""
         result = self._result(xs[0].shape, epilogue)
         self._combine(xs, epilogue, multipliers, result, 0)
         return result
@@ -306,7 +306,7 @@ class Graph:
     def _tensor(
         self, element: Element, shape: Shape, planes: int = 1, factor: int = 1, zero: int = 0
     ) -> Tensor:
-        index = self._call(self._native.tensor, element.value, shape, planes, factor, zero)
+        index: int = self._call(self._native.tensor, element.value, shape, planes, factor, zero)
         return Tensor(index, element, shape, planes, factor, zero)
 
     def _bytes(self, shape: Shape, low: int, high: int) -> Tensor:
