@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save as serialize
 
-from bitwright.errors import BitwrightError, FileFormatError, InvalidTypeError
+from bitwright.errors import BitwrightError, FileFormatError, InvalidTypeError, InvalidValueError
 from bitwright.formats import Format
 from bitwright.integer.codes import Codes
-from bitwright.integer.container import read_json, read_tensors
+from bitwright.integer.container import MAX_HEADER, read_json, read_tensors
 from bitwright.integer.network import Network
 from bitwright.integer.operations import Operation
 from bitwright.integer.reader import Reader, typed
@@ -48,6 +48,12 @@ def save(network: Network, path: str | Path) -> None:
     except (TypeError, ValueError) as error:
         raise InvalidTypeError("the meta of a network is JSON", got=error, where=path) from error
     header["sha256"] = _digest(header, tensors)
+    if len(_canonical(header)) > MAX_HEADER // 2:  # it is JSON inside JSON, beside the list of tensors
+        raise InvalidValueError(
+            f"names and meta of a network take at most {MAX_HEADER // 2:,} bytes",
+            got=len(_canonical(header)),
+            where=path,
+        )
     data = serialize(tensors, metadata={"bitwright": _canonical(header)})
     write_atomic(Path(path), data)
 
