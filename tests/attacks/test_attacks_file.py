@@ -7,6 +7,7 @@ import json
 import resource
 import struct
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -119,38 +120,41 @@ def test_every_flipped_bit_is_refused(tmp_path):
     path = tmp_path / "m.bw"
     tiny_network().save(path)
     intact = path.read_bytes()
-    data = bytearray(intact)
-    for place in range(len(data)):
+    for place in range(len(intact)):
         for bit in range(8):
-            data[place] ^= 1 << bit
-            path.write_bytes(data)
-            try:
-                load(path)
-            except FileFormatError:
-                pass
-            else:
-                pytest.fail(f"bit {bit} of byte {place} of {len(data)} was flipped, and nobody minded")
-            data[place] ^= 1 << bit
-    assert bytes(data) == intact
+            with flipped(path, intact, place, bit):
+                try:
+                    load(path)
+                except FileFormatError:
+                    continue
+            pytest.fail(f"bit {bit} of byte {place} of {len(intact)} was flipped, and nobody minded")
+    assert path.read_bytes() == intact
 
 
 def test_without_the_hash_a_flipped_bit_raises_nothing_else(tmp_path, intact):
     path = tmp_path / "m.bw"
-    data = bytearray(intact)
+    path.write_bytes(intact)
     accepted = 0
-    tail = 8 + int.from_bytes(data[:8], "little")
-    for place in [*range(0, tail, 2), *range(tail, len(data))]:
-        bit = place % 8
-        data[place] ^= 1 << bit
-        path.write_bytes(data)
-        try:
-            network = load(path, check=False)
-            network(np.zeros((1, *network.input.shape), np.float32))
-            accepted += 1
-        except FileFormatError:
-            pass
-        data[place] ^= 1 << bit
+    for place in range(len(intact)):
+        with flipped(path, intact, place, place % 8):
+            try:
+                network = load(path, check=False)
+                network(np.zeros((1, *network.input.shape), np.float32))
+                accepted += 1
+            except FileFormatError:
+                pass
     assert accepted  # a weight's bit, say: `verify` names those
+
+
+@contextmanager
+def flipped(path, intact, place, bit):
+    """The file with one other bit; written in place, which is much faster than anew."""
+    with path.open("r+b", buffering=0) as file:
+        file.seek(place)
+        file.write(bytes([intact[place] ^ 1 << bit]))
+        yield
+        file.seek(place)
+        file.write(intact[place : place + 1])
 
 
 def test_every_truncation_is_refused(tmp_path, intact):
