@@ -2,7 +2,7 @@
 
 from bitwright.integer.codes import Codes
 from bitwright.integer.engine import Engine, UnsupportedError
-from bitwright.integer.file import load, save, write_atomic
+from bitwright.integer.file import Identity, identify, load, save, write_atomic
 from bitwright.integer.interpreter import round_shift
 from bitwright.integer.network import Network
 from bitwright.integer.operations import (
@@ -43,6 +43,7 @@ __all__ = [
     "ConvTranspose",
     "Embedding",
     "Engine",
+    "Identity",
     "Input",
     "Linear",
     "MaxPool",
@@ -55,6 +56,7 @@ __all__ = [
     "Threshold",
     "Transpose",
     "UnsupportedError",
+    "identify",
     "load",
     "round_shift",
     "save",

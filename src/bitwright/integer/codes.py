@@ -124,8 +124,13 @@ class Codes:
         if isinstance(self.format, Binary):
             return self.columns
         sums = np.zeros(self.shape[0], np.int64)
-        for rows, _, block in self._blocks():
-            sums[rows] += np.abs(to_levels(self.format, block).astype(np.int64)).sum(axis=1)
+        if 8 % self.format.bits == 0:
+            sizes, _ = _byte_tables(self.format)
+            for rows, octets in self._octets():
+                sums[rows] += sizes[octets].sum(axis=1)
+        else:
+            for rows, _, block in self._blocks():
+                sums[rows] += np.abs(to_levels(self.format, block).astype(np.int64)).sum(axis=1)
         return int(sums.max())
 
     def check(self) -> None:
@@ -138,7 +143,7 @@ class Codes:
             bits = self.columns * self.format.bits % 8
             if bits and self.format.bits not in WHOLE and bool((self.packed[:, -1] >> bits).any()):
                 raise InvalidValueError("padding bits are zero", got="a set bit behind a row's last code")
-            if not _every_pattern_is_a_code(self.format):
+            if self._may_hold_others():
                 for rows, columns, block in self._blocks():
                     _check_range(self.format, block, (rows.start, columns.start), self.shape)
             if self.declared is not None and self._norm != self.declared.norm:
@@ -148,6 +153,23 @@ class Codes:
                 raise
             raise FileFormatError(str(error), where=self.declared.origin) from error
         return True
+
+    def _may_hold_others(self) -> bool:
+        """Whether some bits could be no code; a quick look that lets most contents pass."""
+        if len(self.format.codes()) == 1 << self.format.bits:
+            return False  # every pattern is a code
+        if 8 % self.format.bits:
+            return True
+        _, wrong = _byte_tables(self.format)
+        return any(bool(wrong[octets].any()) for _, octets in self._octets())
+
+    def _octets(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Rows and their packed bytes, a block at a time."""
+        flat = self.packed.reshape(self.shape[0], -1).view(np.uint8)
+        step = max(1, BLOCK // flat.shape[1])
+        for row in range(0, len(flat), step):
+            for column in range(0, flat.shape[1], BLOCK):
+                yield slice(row, row + step), flat[row : row + step, column : column + BLOCK]
 
     def _blocks(self) -> Iterator[tuple[slice, slice, np.ndarray]]:
         """Rows, columns and unpacked codes, a block at a time: it takes no memory to speak of."""
@@ -203,8 +225,12 @@ def to_levels(form: Format, codes: np.ndarray) -> np.ndarray:
     return levels
 
 
-def _every_pattern_is_a_code(form: Format) -> bool:
-    return len(form.codes()) == 1 << form.bits
+def _byte_tables(form: Format) -> tuple[np.ndarray, np.ndarray]:
+    """Of each byte of a width that divides 8: the sum of its codes' |level|, and whether one is no code."""
+    codes = _unpack(form, np.arange(256, dtype=np.uint8)[:, None], 8 // form.bits)
+    sizes: np.ndarray = np.abs(to_levels(form, codes).astype(np.int64)).sum(axis=1)
+    wrong: np.ndarray = _outside(form, codes)
+    return sizes, np.logical_or.reduce(wrong, axis=1)
 
 
 def _pack(form: Format, rows: np.ndarray) -> np.ndarray:
@@ -218,20 +244,27 @@ def _pack(form: Format, rows: np.ndarray) -> np.ndarray:
 
 
 def _unpack(form: Format, packed: np.ndarray, count: int) -> np.ndarray:
-    """uint8 [rows, bytes] -> [rows, count] codes."""
+    """uint8 [rows, bytes] -> [rows, count] codes. Eight codes fill as many bytes as a code has bits."""
     width, storage = form.bits, storage_type(form)
-    bits = np.unpackbits(packed, axis=1, count=count * width, bitorder="little")
-    bits = bits.reshape(len(packed), count, width)
-    octets = np.packbits(bits, axis=2, bitorder="little")
-    padded = np.zeros((len(packed), count, storage.itemsize), np.uint8)
-    padded[:, :, : octets.shape[2]] = octets
-    codes = padded.view(f"<u{storage.itemsize}")[:, :, 0]
+    groups = -(-count // 8)
+    padded = np.zeros((len(packed), groups * width), np.uint8)
+    padded[:, : packed.shape[1]] = packed
+    octets = padded.reshape(len(packed), groups, width)
+    wide = np.dtype(np.uint16 if width <= 9 else np.uint32 if width <= 25 else np.uint64)
+    codes = np.empty((len(packed), groups, 8), f"<u{storage.itemsize}")
+    for place in range(8):
+        first, shift = divmod(place * width, 8)
+        value = octets[:, :, first] >> wide.type(shift)
+        for extra in range(1, -(-(shift + width) // 8)):
+            value |= octets[:, :, first + extra].astype(wide) << wide.type(8 * extra - shift)
+        codes[:, :, place] = value & wide.type((1 << width) - 1)
+    codes = codes.reshape(len(packed), -1)[:, :count]
     if isinstance(form, Binary):
         return codes.astype(np.int8) * 2 - 1
     if form.code_min < 0:  # the sign: shift it to the type's own, and back
         rest = 8 * storage.itemsize - width
-        codes = (codes << rest).view(f"<i{storage.itemsize}") >> rest
-    return codes.astype(storage, copy=False)
+        return (codes << rest).view(storage) >> rest
+    return codes
 
 
 def _check_layout_shape(shape: tuple[int, ...]) -> None:
@@ -239,15 +272,21 @@ def _check_layout_shape(shape: tuple[int, ...]) -> None:
         raise InvalidValueError("stored codes have a shape of 1 to 8 positive sizes", got=shape)
 
 
-def _check_range(
-    form: Format, array: np.ndarray, start: tuple[int, int] = (0, 0), shape: tuple[int, ...] | None = None
-) -> None:
-    """Raise where an array holds something that is no code; a block of rows names its place in `shape`."""
-    bad = (array < form.code_min) | (array > form.code_max)
+def _outside(form: Format, array: np.ndarray) -> np.ndarray:
+    """Where an array holds what is no code."""
+    bad: np.ndarray = (array < form.code_min) | (array > form.code_max)
     if isinstance(form, Binary):
         bad |= array == 0
     if isinstance(form, Log):
         bad |= array == form.fields + 1  # -0
+    return bad
+
+
+def _check_range(
+    form: Format, array: np.ndarray, start: tuple[int, int] = (0, 0), shape: tuple[int, ...] | None = None
+) -> None:
+    """Raise where an array holds something that is no code; a block of rows names its place in `shape`."""
+    bad = _outside(form, array)
     if bad.any():
         index = tuple(int(i) for i in np.argwhere(bad)[0])
         got = int(array[index])

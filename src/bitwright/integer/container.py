@@ -20,8 +20,8 @@ from bitwright.errors import FileFormatError
 DTYPES = {name: np.dtype(kind) for name, kind in {
     "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "I64": "<i8",
 }.items()}  # fmt: skip
-MAX_HEADER = 100_000_000
-"""Bytes, as in every reader of safetensors."""
+MAX_HEADER = 2_000_000
+"""Bytes: thousands of operations. Parsed JSON may take thirty times its text."""
 MAX_TENSOR_AXES = 8
 
 
@@ -98,6 +98,8 @@ def _describe(name: str, described: object) -> tuple[np.dtype, tuple[int, ...], 
     for numbers in (shape, place):
         if not isinstance(numbers, list) or any(type(n) is not int or n < 0 for n in numbers):
             raise _incomplete(f"{name!r} with {numbers!r}")
+    if 0 in shape:
+        raise _incomplete(f"{name!r} with an empty shape {shape}")
     if len(shape) > MAX_TENSOR_AXES or len(place) != 2 or place[1] < place[0]:
         raise _incomplete(f"{name!r} of {shape} at {place}")
     return DTYPES[kind], tuple(shape), place[0], place[1]

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save as serialize
 
-from bitwright.errors import BitwrightError, FileFormatError, InvalidTypeError
+from bitwright.errors import BitwrightError, FileFormatError, InvalidTypeError, InvalidValueError
 from bitwright.formats import Format
 from bitwright.integer.codes import Codes
-from bitwright.integer.container import read_json, read_tensors
+from bitwright.integer.container import MAX_HEADER, read_json, read_tensors
 from bitwright.integer.network import Network
 from bitwright.integer.operations import Operation
 from bitwright.integer.reader import Reader, typed
@@ -48,6 +48,12 @@ def save(network: Network, path: str | Path) -> None:
     except (TypeError, ValueError) as error:
         raise InvalidTypeError("the meta of a network is JSON", got=error, where=path) from error
     header["sha256"] = _digest(header, tensors)
+    if len(_canonical(header)) > MAX_HEADER // 2:  # it is JSON inside JSON, beside the list of tensors
+        raise InvalidValueError(
+            f"names and meta of a network take at most {MAX_HEADER // 2:,} bytes",
+            got=len(_canonical(header)),
+            where=path,
+        )
     data = serialize(tensors, metadata={"bitwright": _canonical(header)})
     write_atomic(Path(path), data)
 
@@ -92,27 +98,14 @@ def load(path: str | Path, *, check: bool = True) -> Network:
     """
     path = Path(path)
     try:
-        metadata, tensors = read_tensors(path, mapped=not check)
-        text = metadata.get("bitwright", "null")
-        header = read_json(text, "the bitwright header")
-        if header.get("format") != MAGIC:
-            raise FileFormatError(f"the header names the format {MAGIC!r}", got=header.get("format"))
-        version = header.get("version")
-        if type(version) is not int or version not in READABLE:
-            raise FileFormatError(
-                f"this library reads the versions {', '.join(map(str, READABLE))}",
-                got=repr(version),
-                fix="use the bitwright that wrote the file, or a newer one",
-            )
-        if set(header) != FIELDS:
-            raise FileFormatError(f"the header has the fields {sorted(FIELDS)}", got=sorted(header))
-        if check and (text != _canonical(header) or header["sha256"] != _digest(header, tensors)):
+        text, header, tensors = _read(path, mapped=not check)
+        if check and not _fits(text, header, tensors):
             raise FileFormatError(
                 "the SHA-256 in the header is that of the contents",
                 got="another: the file was edited or damaged",
                 fix="fetch or write it again (check=False, or --no-check, reads it all the same)",
             )
-        reader = Reader(path, version, tensors, deferred=not check)
+        reader = Reader(path, header["version"], tensors, deferred=not check)
         operations = [reader.operation(d) for d in typed(header, "operations", list)]
         if tensors:
             raise FileFormatError("every tensor belongs to an operation", got=sorted(tensors))
@@ -121,6 +114,52 @@ def load(path: str | Path, *, check: bool = True) -> Network:
         raise FileFormatError(str(error), where=path) from error
     except (BitwrightError, TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
         raise FileFormatError("the file describes a well-formed network", got=error, where=path) from error
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a file says of itself."""
+
+    bytes: int
+    version: int
+    sha256: str
+    fits: bool
+    """Whether the SHA-256 is that of the contents."""
+
+
+def identify(path: str | Path) -> Identity:
+    """Size, version and hash of a model file; raises FileFormatError where it is none."""
+    path = Path(path)
+    try:
+        text, header, tensors = _read(path, mapped=True)
+    except FileFormatError as error:
+        raise FileFormatError(str(error), where=path) from error
+    fits = _fits(text, header, tensors)
+    return Identity(path.stat().st_size, header["version"], str(header["sha256"]), fits)
+
+
+def _read(path: Path, *, mapped: bool) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
+    """The header as text and as checked JSON, and the tensors."""
+    metadata, tensors = read_tensors(path, mapped=mapped)
+    text = metadata.get("bitwright", "null")
+    header = read_json(text, "the bitwright header")
+    if header.get("format") != MAGIC:
+        raise FileFormatError(f"the header names the format {MAGIC!r}", got=header.get("format"))
+    version = header.get("version")
+    if type(version) is not int or version not in READABLE:
+        raise FileFormatError(
+            f"this library reads the versions {', '.join(map(str, READABLE))}",
+            got=repr(version),
+            fix="use the bitwright that wrote the file, or a newer one",
+        )
+    if set(header) != FIELDS:
+        raise FileFormatError(f"the header has the fields {sorted(FIELDS)}", got=sorted(header))
+    return text, header, tensors
+
+
+def _fits(text: str, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether the header is spelt as it was hashed, and the hash is that of header and tensors."""
+    return text == _canonical(header) and header["sha256"] == _digest(header, tensors)
 
 
 def _describe(operation: Operation, tensors: dict[str, np.ndarray]) -> dict[str, Any]:

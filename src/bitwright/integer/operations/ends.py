@@ -46,7 +46,8 @@ class Input(Unary):
         check_shape("an input", self.shape)
         made = code_type(self.shape, self.format, self.zero_point)
         if not 0 < self.scale < FLOAT32_MAX:
-            raise InvalidValueError("a scale is positive and finite in float32", got=f"{self.scale:.6g}")
+            got = self.scale if isinstance(self.scale, float) else "an int out of range"
+            raise InvalidValueError("a scale is positive and finite in float32", got=got)
         self.format.scale_or_default(self.scale)
         return made
 
