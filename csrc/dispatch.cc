@@ -63,6 +63,7 @@ std::vector<EmulateTable> fill_emulate() {
 std::vector<EngineTable> fill_engine() {
     std::vector<EngineTable> tables = {kEngineScalar};
 #ifdef BITWRIGHT_X86
+    if (has_all({"avx2", "popcnt"})) tables.push_back(kEngineAvx2);
     if (has_all({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "avx512vpopcntdq",
                  "avx512vnni"})) {
         tables.push_back(kEngineAvx512);
@@ -116,6 +117,7 @@ std::vector<std::pair<std::string, bool>> cpu_features() {
     __builtin_cpu_init();
     const auto has = [](int answer) { return answer != 0; };
     return {
+        {"popcnt", has(__builtin_cpu_supports("popcnt"))},
         {"avx2", has(__builtin_cpu_supports("avx2"))},
         {"avx512f", has(__builtin_cpu_supports("avx512f"))},
         {"avx512bw", has(__builtin_cpu_supports("avx512bw"))},

@@ -70,8 +70,7 @@ def test_every_operation_equals_brute_force():
     x = generator.integers(-90, 90, (4, 2, 5, 4)).astype(np.float32) / 4  # ties of the input's step
     x[0, 0, 0, :] = [1e30, -1e30, 63.75, -64.25]
     compare(network, x)
-    assert network.backend() == "interpreter"
-    assert "fc1" in network.engine_problem or "conv" in network.engine_problem
+    np.testing.assert_array_equal(network(x, backend="engine"), network(x, backend="interpreter"))
 
 
 @pytest.mark.parametrize("build", [residual_network, token_network])

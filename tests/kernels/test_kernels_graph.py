@@ -155,8 +155,8 @@ def test_threads_batches_and_callers_change_nothing():
 
 
 def test_the_plan_says_what_runs():
-    build = Builder(1, Input("input", "", (64, 8, 8), UInt(2), 1.0))
-    build.add(Conv("planes", "input", build.weight((64, 64, 3, 3), Int(2)), (1, 1), (1, 1)))
+    build = Builder(1, Input("input", "", (128, 8, 8), UInt(2), 1.0))
+    build.add(Conv("planes", "input", build.weight((64, 128, 3, 3), Int(2)), (1, 1), (1, 1)))
     build.affine()
     build.add(Conv("dot", build.newest, build.weight((64, 64, 3, 3), Int(8)), (1, 1), (1, 1)))
     build.affine()
@@ -166,5 +166,5 @@ def test_the_plan_says_what_runs():
     plan = Network(build.operations).engine().explain()
     kernels = [row["kernel"] for row in plan]
     assert kernels == ["quantise", "planes", "dot", "dot"]
-    assert plan[1]["macs"] == 64 * 64 * 9 * 64
+    assert plan[1]["macs"] == 64 * 64 * 9 * 128
     assert all(set(row) == {"operation", "kernel", "layout", "macs", "reason"} for row in plan)

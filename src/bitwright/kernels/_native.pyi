@@ -50,7 +50,7 @@ class Graph:
     def input(self, scale: float, low: int, high: int, zero_point: int, /) -> None: ...
     def dot(
         self,
-        input: int,
+        source: int,
         output: int,
         weights: npt.NDArray[np.int8],
         channels: int,
@@ -61,7 +61,7 @@ class Graph:
     ) -> None: ...
     def planes(
         self,
-        input: int,
+        source: int,
         output: int,
         weights: npt.NDArray[np.int8],
         channels: int,
@@ -83,9 +83,9 @@ class Graph:
         /,
     ) -> None: ...
     def pool(
-        self, input: int, output: int, window: _Sliding, sum: bool, flips: npt.NDArray[np.uint8], /
+        self, source: int, output: int, window: _Sliding, summed: bool, flips: npt.NDArray[np.uint8], /
     ) -> None: ...
-    def split(self, input: int, output: int, first: int, /) -> None: ...
+    def split(self, source: int, output: int, first: int, /) -> None: ...
     def finish(
         self,
         tensor: int,

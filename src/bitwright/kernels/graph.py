@@ -284,7 +284,7 @@ class Graph:
                 where="run(x)",
             )
         samples = np.ascontiguousarray(x)
-        result = np.empty((len(x), *self._output.shape), np.int32 if self._levels else np.float32)
+        result: Array = np.empty((len(x), *self._output.shape), np.int32 if self._levels else np.float32)
         kept = [np.empty((len(x), *tensor.shape), np.int32) for tensor in captures]
         pairs = [(tensor.index, array) for tensor, array in zip(captures, kept, strict=True)]
         kind, image, element = self._native.run(samples, result, threads, pairs)
