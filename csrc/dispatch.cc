@@ -13,8 +13,6 @@ constexpr KernelTable kScalar = {
     "scalar",
     BITWRIGHT_KERNEL(bgemm_bits_scalar),
     BITWRIGHT_KERNEL(bgemm_sums_scalar),
-    BITWRIGHT_KERNEL(gemm_u8s8_bits_scalar),
-    BITWRIGHT_KERNEL(gemm_u8s8_sums_scalar),
     BITWRIGHT_KERNEL(quantize_scalar),
     BITWRIGHT_KERNEL(sign_scalar),
 };
@@ -24,8 +22,6 @@ constexpr KernelTable kAvx512 = {
     "avx512",
     BITWRIGHT_KERNEL(bgemm_bits_8x16_avx512vpopcntdq),
     BITWRIGHT_KERNEL(bgemm_sums_8x16_avx512vpopcntdq),
-    BITWRIGHT_KERNEL(gemm_u8s8_bits_8x32_avx512vnni),
-    BITWRIGHT_KERNEL(gemm_u8s8_sums_8x32_avx512vnni),
     BITWRIGHT_KERNEL(quantize_avx512bw),
     BITWRIGHT_KERNEL(sign_avx512bw),
 };

@@ -21,7 +21,7 @@ struct Named {
 // One instruction set: a kernel for every operation.
 struct KernelTable {
     const char* isa;
-    Named<ProductKernel> bgemm_bits, bgemm_sums, u8s8_bits, u8s8_sums;
+    Named<ProductKernel> bgemm_bits, bgemm_sums;
     Named<QuantizeKernel> quantize;
     Named<SignKernel> sign;
 };

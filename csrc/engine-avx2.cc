@@ -1,7 +1,8 @@
 // The engine's table for AVX2: the int8 product by hand, the rest compiled from the portable code.
 //
-// vpmaddubsw saturates (255 * 127 * 2 > 2^15), so bytes and weights are widened to 16 bits and vpmaddwd
-// sums two taps into 32 bits. A register holds 4 channels x 2 sums of two taps; they are added last.
+// vpmaddubsw saturates (255 * 127 * 2 > 2^15), so bytes and weights are widened to 16 bits and
+// vpmaddwd sums two taps into 32 bits. A register holds 4 channels x 2 sums of two taps; they are
+// added last.
 #include <immintrin.h>
 
 #include "engine-portable.h"
@@ -19,8 +20,7 @@ __m256i widen_weights(const std::byte* from) {
 template <int M>
 void dot_block(const DotArgs& args, int64_t tile, const std::byte* input, std::byte* output,
                int64_t at) {
-    const std::byte* weights =
-        args.weights + tile * args.runs * args.run_units * kLanes * kDot;
+    const std::byte* weights = args.weights + tile * args.runs * args.run_units * kLanes * kDot;
     const std::byte* rows[M];
     for (int m = 0; m < M; ++m) rows[m] = input + args.rows.input_offset[at + m];
     __m256i acc[M][kQuads];
@@ -53,8 +53,7 @@ void dot_block(const DotArgs& args, int64_t tile, const std::byte* input, std::b
             _mm256_store_si256(reinterpret_cast<__m256i*>(sums + 4 * q),
                                _mm256_add_epi32(ordered, _mm256_loadu_si256(constants)));
         }
-        store_tile(args.epilogue, sums, tile * kLanes,
-                   output + args.rows.output_offset[at + m]);
+        store_tile(args.epilogue, sums, tile * kLanes, output + args.rows.output_offset[at + m]);
     }
 }
 
@@ -77,18 +76,9 @@ void dot_2x16_avx2(const DotArgs& args) {
 }  // namespace
 
 const EngineTable kEngineAvx2 = {
-    "avx2",
-    dot_2x16_avx2,
-    depthwise_portable,
-    planes_portable,
-    combine_portable,
-    max_bytes_portable,
-    max_sums_portable,
-    add_bytes_portable,
-    split_portable,
-    "dot-2x16-avx2",
-    "depthwise-avx2",
-    "planes-avx2",
+    "avx2",           dot_2x16_avx2,      depthwise_portable, planes_portable,
+    combine_portable, max_bytes_portable, max_sums_portable,  add_bytes_portable,
+    split_portable,   "dot-2x16-avx2",    "depthwise-avx2",   "planes-avx2",
 };
 
 }  // namespace bitwright

@@ -21,8 +21,8 @@ struct Block {
     __m512i sums[M * NT];
 };
 
-// M rows times NT tiles over one pair of planes. A function of its own, so that nothing else competes
-// for its registers.
+// M rows times NT tiles over one pair of planes. A function of its own, so that nothing else
+// competes for its registers.
 template <Epilogue::Kind K, bool Exclusive, int M, int NT>
 __attribute__((noinline)) void count(const PlaneArgs& args, const PlanePair& pair, bool first,
                                      bool last, Block<M, NT>& block) {
@@ -67,8 +67,7 @@ __attribute__((noinline)) void count(const PlaneArgs& args, const PlanePair& pai
             const int64_t n = (block.tile + t) * kLanes;
             __m512i& sum = block.sums[m * NT + t];
             const __m512i before = first ? _mm512_loadu_si512(block.constants[m] + n) : sum;
-            const __m512i after =
-                _mm512_add_epi32(before, _mm512_mullo_epi32(counts, coefficient));
+            const __m512i after = _mm512_add_epi32(before, _mm512_mullo_epi32(counts, coefficient));
             if (K == Epilogue::Kind::bits && last) {
                 store_tile<K>(args.epilogue, after, n, block.output[m]);
             } else {

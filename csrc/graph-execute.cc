@@ -29,8 +29,8 @@ GraphFault first_nan(const float* samples, int64_t size, int64_t image) {
     return {GraphFault::Kind::nan, image, found - samples};
 }
 
-// Codes of the input format to bytes; the index of the first out of range, or size. Modulo 256 a code
-// and its byte differ by `shift`, one to one, so the range is checked on bytes.
+// Codes of the input format to bytes; the index of the first out of range, or size. Modulo 256 a
+// code and its byte differ by `shift`, one to one, so the range is checked on bytes.
 int64_t copy_codes(const uint8_t* codes, int64_t size, uint8_t shift, uint8_t low, uint8_t high,
                    uint8_t* out) {
     const auto span = static_cast<uint8_t>(high - low);
@@ -238,8 +238,7 @@ void Graph::run(const PlaneStage& stage, const Workspace& workspace, int64_t ima
 }
 
 void Graph::run_single(const PlaneStage& stage, const Workspace& workspace, int64_t images,
-                       std::pair<int64_t, int64_t> rows,
-                       std::pair<int64_t, int64_t> tiles) const {
+                       std::pair<int64_t, int64_t> rows, std::pair<int64_t, int64_t> tiles) const {
     const bool sums = stage.epilogue.kind == Epilogue::Kind::sums;
     const int64_t first = tiles.first * kLanes;
     const Rows places = rows_of(stage.places, memory(workspace, stage.input),
@@ -430,7 +429,8 @@ void Graph::write_output(const GraphBatch& batch, const Workspace& workspace, in
             levels(last, from, p / shape.width, p % shape.width, row.data());
             if (writes_levels()) {
                 int32_t* to = static_cast<int32_t*>(batch.output) + start + p;
-                for (size_t c = 0; c < row.size(); ++c) to[static_cast<int64_t>(c) * pixels] = row[c];
+                for (size_t c = 0; c < row.size(); ++c)
+                    to[static_cast<int64_t>(c) * pixels] = row[c];
                 continue;
             }
             float* to = static_cast<float*>(batch.output) + start + p;

@@ -203,8 +203,8 @@ void negate_flipped(PlaneStage& stage) {
         if (flip == 0) continue;
         flip = 0;
         auto& threshold = e.thresholds[static_cast<size_t>(n)];
-        // A limit that no int32 negates is never reached by an accumulator: neither is its mirror.
-        threshold = threshold == INT32_MIN ? INT32_MAX : 1 - threshold;
+        // No accumulator reaches the largest int32, nor the mirror of the smallest.
+        threshold = static_cast<int32_t>(std::min(int64_t{1} - threshold, int64_t{INT32_MAX}));
         for (int64_t i = n * taps; i < (n + 1) * taps; ++i) {
             stage.levels[static_cast<size_t>(i)] =
                 static_cast<int8_t>(-stage.levels[static_cast<size_t>(i)]);
@@ -215,7 +215,8 @@ void negate_flipped(PlaneStage& stage) {
 // With a = level of the activation = factor * v - zero, v spelt by planes, v = 0 outside:
 //   acc = factor * sum of v w - zero * (sum of w over the taps inside)
 //   and:  sum of v w = sum over i, j of 2^i c_j popcount(v_i & w_j), c_j = 2^j, the sign's -2^j
-//   xor:  w = 2 b - 1, factor 1 or 2; sum of v w = (2^P - 1) popcount(b) - sum over i of 2^i popcount(v_i ^ b)
+//   xor:  w = 2 b - 1, factor 1 or 2; sum of v w = (2^P - 1) popcount(b) - sum over i of 2^i
+//   popcount(v_i ^ b)
 void pack(PlaneStage& stage, const Tensor& input, const Tensor& output) {
     const Sliding& window = stage.window;
     const Layout& layout = input.layout;
@@ -292,8 +293,7 @@ void pack(PlaneStage& stage, const Tensor& input, const Tensor& output) {
             const int64_t all = stage.exclusive ? input.factor * most * ones : 0;
             int64_t constant = all - input.zero * sum;
             if (counts) {  // constant - factor pc >= T <=> pc <= floor((constant - T) / factor)
-                const int64_t rest =
-                    constant - stage.epilogue.thresholds[static_cast<size_t>(n)];
+                const int64_t rest = constant - stage.epilogue.thresholds[static_cast<size_t>(n)];
                 const int64_t limit = input.factor == 2 ? rest >> 1 : rest;
                 constant = std::clamp(limit, int64_t{-1}, channels * taps);
             }

@@ -26,6 +26,9 @@ void check_window(const Sliding& w, const Shape& input) {
     require(w.stride_h > 0 && w.stride_w > 0, "strides are positive");
     require(w.dilation_h > 0 && w.dilation_w > 0, "dilations are positive");
     require(std::min({w.top, w.left, w.bottom, w.right}) >= 0, "padding is not negative");
+    require(std::max({w.top, w.left, w.bottom, w.right, w.kernel_h, w.kernel_w, w.stride_h,
+                      w.stride_w, w.dilation_h, w.dilation_w}) <= 1 << 16,
+            "windows reach at most 2^16");
     require(reach_h <= input.height + w.top + w.bottom && reach_w <= input.width + w.left + w.right,
             "the kernel fits into the padded input");
 }
@@ -49,6 +52,12 @@ void check_epilogue(const EpilogueSpec& e, int64_t channels, const Layout& outpu
         require(e.shift >= 0 && e.shift <= 62 && e.low <= e.high,
                 "a shift of 0 to 62, low <= high");
     }
+}
+
+// Row offsets are 32-bit; the row first, so that the product cannot overflow.
+void check_size(const Layout& layout) {
+    require(layout.row_bytes() < INT32_MAX && layout.image_bytes() < INT32_MAX,
+            "an image of activations takes less than 2^31 bytes");
 }
 
 bool same(const Shape& a, const Shape& b) {
@@ -76,10 +85,12 @@ Tensor& Graph::open(int id) {
 int Graph::add_tensor(Element element, const Shape& shape, int64_t planes, int32_t factor,
                       int32_t zero) {
     require(!finished_, "the graph is finished");
+    const int64_t most = INT32_MAX;
+    require(std::max({shape.channels, shape.height, shape.width}) <= most, "a size below 2^31");
     require(shape.channels > 0 && shape.height > 0 && shape.width > 0, "a shape is positive");
     require(planes >= 1 && planes <= 8, "1 to 8 planes");
     tensors_.push_back({{element, shape, 0, 0, planes}, factor, zero});
-    require(tensors_.back().layout.image_bytes() < INT32_MAX, "an image is too large");
+    check_size(tensors_.back().layout);
     return static_cast<int>(tensors_.size()) - 1;
 }
 
@@ -118,7 +129,7 @@ void Graph::need_margin(int id, const Sliding& window) {
     Layout& layout = open(id).layout;
     layout.margin_h = std::max({layout.margin_h, window.top, window.bottom});
     layout.margin_w = std::max({layout.margin_w, window.left, window.right});
-    require(layout.image_bytes() < INT32_MAX, "an image of activations is too large");
+    check_size(layout);
 }
 
 void Graph::add_dot(int input, int output, const Sliding& window, int64_t channels, int64_t groups,

@@ -42,11 +42,16 @@ Sliding sliding(const Geometry& g) {
     return {g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9]};
 }
 
+// AVX2 has no kernels of its own for one plane of bits, nor for the input.
+const KernelTable& binary_table(const std::string& isa) {
+    const KernelTable* table = find_table(isa);
+    return table != nullptr ? *table : *find_table("scalar");
+}
+
 std::unique_ptr<Graph> make(const std::string& isa) {
     const EngineTable* kernels = find_engine_table(isa);
     require(kernels != nullptr, "an instruction set that this machine can execute");
-    const KernelTable* convert = find_table(isa);
-    return std::make_unique<Graph>(convert ? *convert : *find_table("scalar"), *kernels);
+    return std::make_unique<Graph>(binary_table(isa), *kernels);
 }
 
 EpilogueSpec bits(const Flat<int32_t>& thresholds, const Flat<uint8_t>& flips) {
@@ -164,17 +169,27 @@ std::vector<std::string> isas() {
     return names;
 }
 
-std::tuple<std::string, std::string, std::string> kernel_names(const std::string& isa) {
-    const EngineTable* table = find_engine_table(isa);
-    require(table != nullptr, "an instruction set that this machine can execute");
-    return {table->dot_name, table->depthwise_name, table->planes_name};
+// The kernels that an instruction set uses, by operation.
+nb::dict kernels(const std::string& isa) {
+    const EngineTable* engine = find_engine_table(isa);
+    require(engine != nullptr, "an instruction set that this machine can execute");
+    const KernelTable& table = binary_table(isa);
+    nb::dict names;
+    names["dot"] = engine->dot_name;
+    names["depthwise"] = engine->depthwise_name;
+    names["planes"] = engine->planes_name;
+    names["bgemm_bits"] = table.bgemm_bits.name;
+    names["bgemm_sums"] = table.bgemm_sums.name;
+    names["quantize"] = table.quantize.name;
+    names["sign"] = table.sign.name;
+    return names;
 }
 
 }  // namespace
 
 void bind_graph(nb::module_& m) {
-    m.def("graph_isas", &isas);
-    m.def("graph_kernels", &kernel_names, nb::arg("isa"));
+    m.def("isas", &isas);
+    m.def("kernels", &kernels, nb::arg("isa"));
     nb::class_<EpilogueSpec>(m, "Epilogue")
         .def_static("sums", [] { return EpilogueSpec{}; })
         .def_static("bits", &bits)

@@ -5,7 +5,6 @@ import numpy as np
 import numpy.typing as npt
 
 _Shape = tuple[int, int, int]
-_Geometry = tuple[int, int, int, int, int, int]
 
 def isas() -> list[str]: ...
 def kernels(isa: str) -> dict[str, str]: ...
@@ -19,9 +18,6 @@ def gate(isa: str, /, *arguments: int | float) -> None: ...
 def row_abs_sum(isa: str, /, *arguments: int) -> None: ...
 
 # the integer engine's graph: csrc/module-graph.cc
-def graph_isas() -> list[str]: ...
-def graph_kernels(isa: str) -> tuple[str, str, str]: ...
-
 _Sliding = tuple[int, ...]  # kernel, stride, top, left, bottom, right, dilation
 
 class Epilogue:
@@ -101,30 +97,4 @@ class Graph:
         output: npt.NDArray[np.float32] | npt.NDArray[np.int32],
         threads: int,
         captures: Sequence[tuple[int, npt.NDArray[np.int32]]],
-    ) -> tuple[int, int, int]: ...
-
-class Program:
-    def __init__(self, isa: str) -> None: ...
-    def input(self, shape: _Shape, scale: float, low: int, high: int) -> None: ...
-    def input_binary(self, shape: _Shape) -> None: ...
-    def product(
-        self,
-        weights: npt.NDArray[np.uint8],
-        geometry: _Geometry,
-        thresholds: npt.NDArray[np.int32] | None,
-        flips: npt.NDArray[np.uint8] | None,
-    ) -> _Shape: ...
-    def pool(self, geometry: _Geometry, flips: npt.NDArray[np.uint8]) -> _Shape: ...
-    def finish(
-        self,
-        multipliers: npt.NDArray[np.int64],
-        offsets: npt.NDArray[np.int64],
-        shift: int,
-    ) -> None: ...
-    def run(
-        self,
-        samples: npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8],
-        output: npt.NDArray[np.float32],
-        threads: int,
-        captures: Sequence[npt.NDArray[np.int8] | npt.NDArray[np.uint8] | npt.NDArray[np.int32]],
     ) -> tuple[int, int, int]: ...

@@ -23,6 +23,7 @@ from bitwright.kernels.dispatch import check_isa, default_isa
 Array = npt.NDArray[Any]
 Shape = tuple[int, int, int]
 
+_MAX_THREADS = 1024
 _FAULT_NAN = 1
 _FAULT_CODE = 2
 
@@ -64,10 +65,10 @@ class Window:
 
     def output(self, shape: Shape, channels: int) -> Shape:
         """The result's shape; raises where the window does not fit."""
-        numbers = (*self.kernel, *self.stride, *self.dilation)
-        if min(numbers) < 1 or min(map(min, self.pads)) < 0 or max(numbers) > 1 << 16:
+        numbers, pads = (*self.kernel, *self.stride, *self.dilation), (*self.pads[0], *self.pads[1])
+        if min(numbers) < 1 or min(pads) < 0 or max(*numbers, *pads) > 1 << 16:
             raise InvalidValueError(
-                "kernels, strides and dilations are positive, pads not negative", got=self
+                "kernels, strides, dilations are positive, pads not negative, at most 2^16", got=self
             )
         height, width = (
             (n + sum(p) - d * (k - 1) - 1) // s + 1
@@ -274,15 +275,13 @@ class Graph:
         """
         if self._input is None or self._output is None:
             raise InvalidValueError("a graph runs once it has an input and an output", got=repr(self))
-        if (
-            x.dtype not in (np.dtype(np.float32), np.dtype(self._code_type))
-            or x.shape[1:] != self._input.shape
-        ):
-            raise InvalidTypeError(
-                f"x is float32 or {np.dtype(self._code_type)} [B, {', '.join(map(str, self._input.shape))}]",
-                got=f"{x.dtype} {x.shape}",
-                where="run(x)",
-            )
+        types = (np.dtype(np.float32), np.dtype(self._code_type))
+        if not isinstance(x, np.ndarray) or x.dtype not in types or x.shape[1:] != self._input.shape:
+            got = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+            wanted = f"{types[1]} [B, {', '.join(map(str, self._input.shape))}]"
+            raise InvalidTypeError(f"x is an array of float32 or {wanted}", got=got, where="run(x)")
+        if type(threads) is not int or not 1 <= threads <= _MAX_THREADS:
+            raise InvalidValueError(f"threads lies between 1 and {_MAX_THREADS}", got=repr(threads))
         samples = np.ascontiguousarray(x)
         result: Array = np.empty((len(x), *self._output.shape), np.int32 if self._levels else np.float32)
         kept = [np.empty((len(x), *tensor.shape), np.int32) for tensor in captures]
@@ -324,19 +323,22 @@ class Graph:
         return self._bytes(shape, epilogue.low, epilogue.high)
 
     def _epilogue(self, epilogue: Epilogue, result: Tensor) -> _native.Epilogue:
+        make: _native.Epilogue
         match epilogue:
             case Sums():
-                return _native.Epilogue.sums()
+                make = _native.Epilogue.sums()
             case Bits(thresholds, flip):
-                return _native.Epilogue.bits(thresholds, flip.astype(np.uint8))
+                make = self._call(_native.Epilogue.bits, thresholds, flip.astype(np.uint8))
             case Levels(thresholds, first, step):
                 base = (first + result.zero).astype(np.int32)
-                return _native.Epilogue.levels(np.ascontiguousarray(thresholds).reshape(-1), base, step)
-        if epilogue.rounding not in _ROUNDINGS:
-            raise InvalidValueError(f"a rounding is one of {', '.join(_ROUNDINGS)}", got=epilogue.rounding)
-        rounding = _ROUNDINGS.index(epilogue.rounding)
-        e = epilogue
-        return _native.Epilogue.codes(e.multiplier, e.offset, e.shift, rounding, e.low, e.high)
+                flat = np.ascontiguousarray(thresholds).reshape(-1)
+                make = self._call(_native.Epilogue.levels, flat, base, step)
+            case Codes(multiplier, offset, shift, rounding, low, high):
+                if rounding not in _ROUNDINGS:
+                    raise InvalidValueError(f"a rounding is one of {', '.join(_ROUNDINGS)}", got=rounding)
+                index = _ROUNDINGS.index(rounding)
+                make = self._call(_native.Epilogue.codes, multiplier, offset, shift, index, low, high)
+        return make
 
     def _combine(
         self, xs: Sequence[Tensor], epilogue: Epilogue, multipliers: Array | None, result: Tensor, first: int
@@ -353,6 +355,8 @@ class Graph:
             return function(*arguments)
         except ValueError as error:
             raise InvalidValueError(str(error)) from error
+        except TypeError as error:  # nanobind lists every signature
+            raise InvalidTypeError("arrays and numbers have the stated types", got=str(error)) from error
 
 
 def weight_planes(weight: npt.NDArray[np.int8]) -> tuple[int, bool, bool]:
