@@ -94,14 +94,30 @@ inline __attribute__((always_inline)) void store_tile(const Epilogue& e, __m512i
 }
 
 // The accumulators of `rows` rows x `count` tiles. Not inlined: its loops index them by variables,
-// which would move the kernels' own from registers to memory.
+// which would move the kernels' own from registers to memory. The copy: what is stored could otherwise
+// change the epilogue, for all that the compiler knows.
 template <Epilogue::Kind K>
-__attribute__((noinline)) void store_block(const Epilogue& e, const __m512i* acc, int rows,
+__attribute__((noinline)) void store_block(const Epilogue& given, const __m512i* acc, int rows,
                                            int count, int64_t tile, std::byte* output,
                                            const int32_t* output_offset) {
-    for (int m = 0; m < rows; ++m) {
-        for (int t = 0; t < count; ++t) {
-            store_tile<K>(e, acc[m * count + t], (tile + t) * kLanes, output + output_offset[m]);
+    const Epilogue e = given;
+    for (int t = 0; t < count; ++t) {
+        const int64_t n = (tile + t) * kLanes;
+        if constexpr (K == Epilogue::Kind::codes) {
+            const double *m = e.scaled_multiplier + n, *b = e.scaled_offset + n;
+            const __m512d m0 = _mm512_loadu_pd(m), m1 = _mm512_loadu_pd(m + 8);
+            const __m512d b0 = _mm512_loadu_pd(b), b1 = _mm512_loadu_pd(b + 8);
+            for (int row = 0; row < rows; ++row) {
+                const __m512i x = acc[row * count + t];
+                const __m512d x0 = _mm512_cvtepi32_pd(_mm512_castsi512_si256(x));
+                const __m512d x1 = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(x, 1));
+                store_codes(e, _mm512_fmadd_pd(x0, m0, b0), _mm512_fmadd_pd(x1, m1, b1), n,
+                            output + output_offset[row]);
+            }
+        } else {
+            for (int row = 0; row < rows; ++row) {
+                store_tile<K>(e, acc[row * count + t], n, output + output_offset[row]);
+            }
         }
     }
 }

@@ -61,13 +61,13 @@ int64_t copy_signs(const int8_t* codes, int64_t size, uint8_t* out) {
 
 // [C][H][W] bytes to pixels, channels last.
 void spread_bytes(const uint8_t* planes, const Layout& layout, std::byte* image) {
-    const Shape& shape = layout.shape;
-    for (int64_t y = 0; y < shape.height; ++y) {
+    const auto [channels, height, width] = layout.shape;  // stores of bytes could change the layout
+    for (int64_t y = 0; y < height; ++y) {
         std::byte* row = image + layout.offset(y, 0);
-        for (int64_t c = 0; c < shape.channels; ++c) {
-            const uint8_t* plane = planes + (c * shape.height + y) * shape.width;
-            for (int64_t x = 0; x < shape.width; ++x) {
-                row[x * shape.channels + c] = static_cast<std::byte>(plane[x]);
+        for (int64_t c = 0; c < channels; ++c) {
+            const uint8_t* plane = planes + (c * height + y) * width;
+            for (int64_t x = 0; x < width; ++x) {
+                row[x * channels + c] = static_cast<std::byte>(plane[x]);
             }
         }
     }
