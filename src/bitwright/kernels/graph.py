@@ -291,8 +291,8 @@ class Graph:
         if kind == _FAULT_NAN:
             raise InvalidValueError("a float input holds no NaN", got="nan", where=where)
         if kind == _FAULT_CODE:
-            got = int(samples.reshape(len(x), -1)[image, element])
-            raise InvalidValueError(f"an input code is {self._codes}", got=got, where=where)
+            code = int(samples.reshape(len(x), -1)[image, element])
+            raise InvalidValueError(f"an input code is {self._codes}", got=code, where=where)
         return result, kept
 
     @property
