@@ -18,8 +18,9 @@ from bitwright.integer import load
 
 MUTATIONS = 3000
 VALUES = [
-    0, 1, -1, 2, 3, 127, 128, 255, 65536, 2**31, 2**53, 2**63, -(2**63), 10**30, 1.5, True, None, "", "int8", "uint8",
-    "binary", "ternary", "log4", "e4m3fn", "mxint8", "floor", "conv", "argmax", [], [1], [1, 1], [0, 0, 0, 0], {},
+    0, 1, -1, 2, 3, 127, 128, 255, 65536, 2**31, 2**53, 2**63, -(2**63), 10**30, 1.5, True, None, "",
+    "int8", "uint8", "binary", "ternary", "log4", "e4m3fn", "mxint8", "floor", "conv", "argmax",
+    [], [1], [1, 1], [0, 0, 0, 0], {},
 ]  # fmt: skip
 
 
@@ -34,10 +35,8 @@ def places(value, path=()):
 def mutate(header, tensors, chance):
     if chance.random() < 0.3:
         array = tensors[chance.choice(sorted(tensors))].reshape(-1)
-        wide = [0, 1, -1, 2**40, 2**62, -(2**63)]
-        array[chance.randrange(array.size)] = (
-            chance.choice(wide) if array.itemsize == 8 else chance.getrandbits(7)
-        )
+        wide, narrow = [0, 1, -1, 2**40, 2**62, -(2**63)], range(128)
+        array[chance.randrange(array.size)] = chance.choice(wide if array.itemsize == 8 else narrow)
         return
     *path, last = chance.choice(list(places(header["operations"])))
     holder = header["operations"]

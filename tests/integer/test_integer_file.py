@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_codes_lie_where_the_page_says(form, shape):
 
 def long_rows(form):
     """Rows longer than the blocks in which codes are unpacked."""
-    return codes(form, (2, 600_001), 3)
+    return codes(form, (2, 2_200_001), 3)
 
 
 @pytest.mark.parametrize("form", [Ternary(), Int(3)], ids=str)
@@ -106,9 +107,9 @@ def test_blocks_cover_long_rows(form):
     assert stored.norm == np.abs(stored.array.astype(np.int64)).sum(axis=1).max()
     assert np.array_equal(Codes.pack(form, stored.array).data, stored.data)
     bad = long_rows(Ternary()).data.copy()
-    bad[1, 100_000] = 0b10  # code 400000 of the second row
-    with pytest.raises(InvalidValueError, match=r"got -2; at index \(1, 400000\)"):
-        Codes(Ternary(), (2, 600_001), bad)
+    bad[1, 400_000] = 0b10  # code 1600000 of the second row
+    with pytest.raises(InvalidValueError, match=r"got -2; at index \(1, 1600000\)"):
+        Codes(Ternary(), (2, 2_200_001), bad)
 
 
 def edited(path, network, name, change, **described):
@@ -153,6 +154,24 @@ def test_without_the_check_bad_contents_stop_before_a_kernel(tmp_path, change, d
     ):
         with pytest.raises(FileFormatError, match=rf"{message}.*'l.weight' of .*m\.bw"):
             look()
+
+
+def test_with_the_check_bad_contents_are_refused_at_once(tmp_path):
+    path = tmp_path / "m.bw"
+    edited(path, ternary_network(), "l", lambda w: w | 0b10)
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["bitwright"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    sha = hashlib.sha256(
+        json.dumps({k: v for k, v in header.items() if k != "sha256"}, sort_keys=True).encode()
+    )
+    for key in sorted(tensors):  # as docs/model-file.md says
+        sha.update(f"\n{key} {tensors[key].dtype} {tensors[key].shape}\n".encode() + tensors[key].tobytes())
+    text = json.dumps(header | {"sha256": sha.hexdigest()}, sort_keys=True)
+    path.write_bytes(serialize(tensors, metadata={"bitwright": text}))
+    assert identify(path).fits
+    with pytest.raises(FileFormatError, match=r"codes of ternary.*got -2"):
+        load(path)
 
 
 def test_a_large_file_is_ready_at_once(tmp_path):

@@ -8,12 +8,13 @@ import torch
 from integer_networks import WEIGHTS, codes, ints
 from torch.nn import functional
 
-from bitwright.formats import Fixed, Int, Rounding, Ternary, UInt
+from bitwright.formats import Binary, Fixed, Int, Rounding, Ternary, UInt
 from bitwright.integer import (
     Add,
     Affine,
     Argmax,
     AvgPool,
+    Clip,
     Concat,
     Conv,
     ConvTranspose,
@@ -207,3 +208,20 @@ def test_look_ups_thresholds_and_argmax():
     first = [[column.tolist().index(column.max()) for column in example.T] for example in t]
     assert got["best"].tolist() == first
     assert got["best"].dtype == torch.int64
+
+
+def test_types_follow_what_can_come():
+    """Windows at an edge hold fewer numbers; a clip may leave the format."""
+    first = Input("x", "", (1, 4), Int(8), 1.0)
+    made = first.infer()
+    inside = Clip("c", "x", 3, 9).infer(made)
+    assert (inside.low, inside.high, inside.format) == (3, 9, Int(8))
+    summed = AvgPool("a", "c", (2,), (2,), (1,)).infer(inside)
+    assert (summed.low, summed.high, summed.format) == (3, 18, None)
+    below = AvgPool("a", "c", (2,), (2,), (1,)).infer(Clip("c", "x", -9, -3).infer(made))
+    assert (below.low, below.high) == (-18, -3)
+    outside = Clip("c", "x", 200, 300).infer(made)
+    assert (outside.low, outside.high, outside.format) == (200, 200, None)
+    bits = Input("x", "", (1, 4), Binary(), 1.0).infer()
+    assert Clip("c", "x", 0, 1).infer(bits).format is None
+    assert Clip("c", "x", -1, 1).infer(bits) == bits
