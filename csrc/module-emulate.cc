@@ -92,10 +92,9 @@ void quantize(const char* isa, uintptr_t input, uintptr_t output, int64_t outer,
 void quantize_blocks(const char* isa, uintptr_t input, uintptr_t output, int64_t outer,
                      int64_t length, int64_t inner, int64_t block, float global, float unit,
                      int rule, float elem_max, int elem_bits, int smin, int smax,
-                     const nb::bytes& scale_grid, uintptr_t block_scales, const nb::bytes& grid,
-                     int rounding, uint32_t seed, uint32_t tensor, uint32_t step, uint32_t tail,
-                     int random_bits, bool scaled, uintptr_t max_abs, uintptr_t counts,
-                     int64_t threads) {
+                     const nb::bytes& scale_grid, uintptr_t block_scales, const nb::bytes& grid, int rounding,
+                     uint32_t seed, uint32_t tensor, uint32_t step, uint32_t tail, int random_bits,
+                     bool scaled, uintptr_t max_abs, uintptr_t counts, int64_t threads) {
     const EmulateTable& table = table_of(isa);
     require(outer >= 0 && length >= 0 && inner >= 0, "sizes are not negative");
     require(block > 0, "a block has at least one element");
