@@ -13,8 +13,6 @@ constexpr KernelTable kScalar = {
     "scalar",
     BITWRIGHT_KERNEL(bgemm_bits_scalar),
     BITWRIGHT_KERNEL(bgemm_sums_scalar),
-    BITWRIGHT_KERNEL(gemm_u8s8_bits_scalar),
-    BITWRIGHT_KERNEL(gemm_u8s8_sums_scalar),
     BITWRIGHT_KERNEL(quantize_scalar),
     BITWRIGHT_KERNEL(sign_scalar),
 };
@@ -24,8 +22,6 @@ constexpr KernelTable kAvx512 = {
     "avx512",
     BITWRIGHT_KERNEL(bgemm_bits_8x16_avx512vpopcntdq),
     BITWRIGHT_KERNEL(bgemm_sums_8x16_avx512vpopcntdq),
-    BITWRIGHT_KERNEL(gemm_u8s8_bits_8x32_avx512vnni),
-    BITWRIGHT_KERNEL(gemm_u8s8_sums_8x32_avx512vnni),
     BITWRIGHT_KERNEL(quantize_avx512bw),
     BITWRIGHT_KERNEL(sign_avx512bw),
 };
@@ -60,8 +56,21 @@ std::vector<EmulateTable> fill_emulate() {
     return tables;
 }
 
+std::vector<EngineTable> fill_engine() {
+    std::vector<EngineTable> tables = {kEngineScalar};
+#ifdef BITWRIGHT_X86
+    if (has_all({"avx2", "popcnt"})) tables.push_back(kEngineAvx2);
+    if (has_all({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "avx512vpopcntdq",
+                 "avx512vnni"})) {
+        tables.push_back(kEngineAvx512);
+    }
+#endif
+    return tables;
+}
+
 const std::vector<KernelTable> kTables = fill();
 const std::vector<EmulateTable> kEmulateTables = fill_emulate();
+const std::vector<EngineTable> kEngineTables = fill_engine();
 
 }  // namespace
 
@@ -87,17 +96,30 @@ const EmulateTable* find_emulate_table(std::string_view isa) {
     return nullptr;
 }
 
+const std::vector<EngineTable>& available_engine_tables() {
+    return kEngineTables;
+}
+
+const EngineTable* find_engine_table(std::string_view isa) {
+    for (const EngineTable& table : kEngineTables) {
+        if (isa == table.isa) return &table;
+    }
+    return nullptr;
+}
+
 std::vector<std::pair<std::string, bool>> cpu_features() {
 #ifdef BITWRIGHT_X86
     // The compiler's run-time also asks whether the operating system saves the registers (XGETBV).
     __builtin_cpu_init();
     const auto has = [](int answer) { return answer != 0; };
     return {
+        {"popcnt", has(__builtin_cpu_supports("popcnt"))},
         {"avx2", has(__builtin_cpu_supports("avx2"))},
         {"avx512f", has(__builtin_cpu_supports("avx512f"))},
         {"avx512bw", has(__builtin_cpu_supports("avx512bw"))},
         {"avx512dq", has(__builtin_cpu_supports("avx512dq"))},
         {"avx512vl", has(__builtin_cpu_supports("avx512vl"))},
+        {"avx512vbmi", has(__builtin_cpu_supports("avx512vbmi"))},
         {"avx512vpopcntdq", has(__builtin_cpu_supports("avx512vpopcntdq"))},
         {"avx512vnni", has(__builtin_cpu_supports("avx512vnni"))},
     };

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "emulate.h"
+#include "engine.h"
 #include "kernels.h"
 
 namespace bitwright {
@@ -20,7 +21,7 @@ struct Named {
 // One instruction set: a kernel for every operation.
 struct KernelTable {
     const char* isa;
-    Named<ProductKernel> bgemm_bits, bgemm_sums, u8s8_bits, u8s8_sums;
+    Named<ProductKernel> bgemm_bits, bgemm_sums;
     Named<QuantizeKernel> quantize;
     Named<SignKernel> sign;
 };
@@ -34,6 +35,10 @@ const KernelTable* find_table(const std::string& isa);
 // The same of the emulation quantisers, which exist for more instruction sets.
 const std::vector<EmulateTable>& available_emulate_tables();
 const EmulateTable* find_emulate_table(std::string_view isa);
+
+// The same of the integer engine's graph.
+const std::vector<EngineTable>& available_engine_tables();
+const EngineTable* find_engine_table(std::string_view isa);
 
 // The CPU features that dispatch looks at, and whether they are usable.
 std::vector<std::pair<std::string, bool>> cpu_features();

@@ -6,17 +6,12 @@
 
 namespace bitwright {
 
-// acc[row, n] = sum over the taps of activation * weight, for all rows (output pixels) and
-// output channels n. A row reads `runs` stretches of memory, each `run_units` long; a unit is one
-// word of 64 bits (bgemm) or 4 bytes (u8s8). The rows of a group of images have their places
-// listed once; the next group lies input_group / output_group bytes further.
-//
-// *_bits kernels write bit n of a row: acc >= T, where
-//   bgemm  computes pc = sum of popcount(activation xor weight) and tests pc <= constant
-//   u8s8   computes acc = sum of byte * weight and tests acc >= constant
-// *_sums kernels write int32 sums:
-//   bgemm  constant - 2 * pc
-//   u8s8   constant + acc
+// The products of one plane of bits with weights of +-1 (engine.h has the others), for all rows
+// (output pixels) and output channels n: pc = sum of popcount(activation xor weight). A row reads
+// `runs` stretches of memory, each `run_units` words long. The rows of a group of images have their
+// places listed once; the next group lies input_group / output_group bytes further.
+//   bgemm_bits  writes bit n of a row: pc <= constant
+//   bgemm_sums  writes int32 sums: constant - 2 * pc
 struct ProductArgs {
     const std::byte* input;
     int64_t input_group;
@@ -57,15 +52,11 @@ using SignKernel = bool (*)(const SignArgs&);
 
 void bgemm_bits_scalar(const ProductArgs&);
 void bgemm_sums_scalar(const ProductArgs&);
-void gemm_u8s8_bits_scalar(const ProductArgs&);
-void gemm_u8s8_sums_scalar(const ProductArgs&);
 bool quantize_scalar(const QuantizeArgs&);
 bool sign_scalar(const SignArgs&);
 
 void bgemm_bits_8x16_avx512vpopcntdq(const ProductArgs&);
 void bgemm_sums_8x16_avx512vpopcntdq(const ProductArgs&);
-void gemm_u8s8_bits_8x32_avx512vnni(const ProductArgs&);
-void gemm_u8s8_sums_8x32_avx512vnni(const ProductArgs&);
 bool quantize_avx512bw(const QuantizeArgs&);
 bool sign_avx512bw(const SignArgs&);
 

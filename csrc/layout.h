@@ -42,11 +42,12 @@ struct Shape {
 
 enum class Element { bits, bytes, sums };
 
-// One image of activations.
+// One image of activations; of bits, as many planes of them as its values have digits.
 struct Layout {
     Element element = Element::bits;
     Shape shape;
     int64_t margin_h = 0, margin_w = 0;
+    int64_t planes = 1;
 
     constexpr int64_t pixel_bytes() const {
         switch (element) {
@@ -60,7 +61,8 @@ struct Layout {
         return 0;
     }
     constexpr int64_t row_bytes() const { return (shape.width + 2 * margin_w) * pixel_bytes(); }
-    constexpr int64_t image_bytes() const { return (shape.height + 2 * margin_h) * row_bytes(); }
+    constexpr int64_t plane_bytes() const { return (shape.height + 2 * margin_h) * row_bytes(); }
+    constexpr int64_t image_bytes() const { return planes * plane_bytes(); }
     // Bytes from the start of the image to pixel (y, x); the margin has negative coordinates.
     constexpr int64_t offset(int64_t y, int64_t x) const {
         return (y + margin_h) * row_bytes() + (x + margin_w) * pixel_bytes();

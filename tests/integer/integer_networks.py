@@ -1,26 +1,38 @@
-"""Small integer networks built by hand, and what they compute in plain Python integers."""
+"""Small integer networks built by hand, and random ones."""
 
 from __future__ import annotations
 
-import itertools
-from fractions import Fraction
-
 import numpy as np
 
-from bitwright.formats import Binary, Int, Rounding, Ternary
+from bitwright.formats import Binary, Fixed, Flex, Int, Log, Rounding, Ternary, UInt
 from bitwright.integer import (
+    Add,
     Affine,
+    Argmax,
+    AvgPool,
     Clip,
     Codes,
+    Concat,
     Conv,
+    ConvTranspose,
+    Embedding,
     Input,
     Linear,
     MaxPool,
     Network,
     Output,
     Reshape,
+    Table,
     Threshold,
+    Transpose,
 )
+
+EVEN, AWAY = Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY
+DETERMINISTIC = [r for r in Rounding if r is not Rounding.STOCHASTIC]
+WEIGHTS = [
+    Binary(), Ternary(), Int(2), Int(3), Int(4), Int(7), Int(8), Int(12), Int(16), UInt(3), Fixed(6, 9),
+    Log(2), Log(4), Log(3, root=True), Flex(16, 5),
+]  # fmt: skip
 
 
 def codes(form, shape, seed):
@@ -33,7 +45,7 @@ def ints(*values):
 
 
 def every_operation():
-    """Each of the nine operations once, with ties, both directions and padding."""
+    """Each operation of version 1 once, with ties, both directions and padding."""
     return Network(
         [
             Input("input", "", (2, 5, 4), Int(8), 0.5),
@@ -79,121 +91,62 @@ def binary_network(shape=(2, 4, 4), seed=0):
     )
 
 
-def round_fraction(q, rounding):
-    """`q` to an integer, by each rounding's definition."""
-    below = q.numerator // q.denominator
-    rest = q - below
-    up = {
-        Rounding.NEAREST_EVEN: rest > Fraction(1, 2) or (rest == Fraction(1, 2) and below % 2),
-        Rounding.NEAREST_AWAY: rest > Fraction(1, 2) or (rest == Fraction(1, 2) and q > 0),
-        Rounding.FLOOR: False,
-        Rounding.CEIL: rest > 0,
-        Rounding.TOWARD_ZERO: rest > 0 and q < 0,
-    }[rounding]
-    return below + bool(up)
-
-
-def brute_force(network, x):
-    """Every tensor of one example as {index: int}, from the operations' words in docs/integer-network.md."""
-    tensors = {}
-    for operation in network.operations:
-        shape = network.types[operation.name].shape
-        source = tensors.get(operation.input)
-        tensors[operation.name] = RULES[type(operation)](operation, source, shape, x)
-    return tensors
-
-
-def indices(shape):
-    return itertools.product(*map(range, shape))
-
-
-def _input(op, _, shape, x):
-    scale = Fraction(op.scale)
-    result = {}
-    for i in indices(shape):
-        q = Fraction(float(x[i])) / scale  # exact: the scales here are powers of two
-        code = round_fraction(q, Rounding.NEAREST_EVEN)
-        if isinstance(op.format, Binary):
-            code = 1 if q >= 0 else -1
-        result[i] = min(max(code, op.format.code_min), op.format.code_max)
-    return result
-
-
-def _conv(op, a, shape, _):
-    w, (sh, sw), (ph, pw) = op.weight.array, op.stride, op.padding
-    return {
-        (o, y, x): sum(
-            a.get((c, y * sh + i - ph, x * sw + j - pw), 0) * int(w[o, c, i, j])
-            for c, i, j in indices(w.shape[1:])
-        )
-        for o, y, x in indices(shape)
-    }
-
-
-def _linear(op, a, shape, _):
-    w = op.weight.array
-    return {(o,): sum(a[(i,)] * int(w[o, i]) for i in range(w.shape[1])) for (o,) in indices(shape)}
-
-
-def _affine(op, a, shape, _):
-    form = op.format
-    return {
-        i: min(
-            max(
-                round_fraction(
-                    Fraction(a[i] * int(op.multiplier[i[0]]) + int(op.offset[i[0]]), 2**op.shift), op.rounding
-                ),
-                form.code_min,
+def residual_network():
+    """Branches, zero points, groups, dilation, sums, tables: every operation that version 1 had not."""
+    terms = np.array([[3] * 4, [-7, 2, 40, 1], [1] * 4])
+    up = codes(Ternary(), (2, 4, 2, 3), 3)
+    return Network(
+        [
+            Input("input", "", (2, 6, 5), UInt(8), 0.25, 37),
+            Conv("stem", "input", codes(Int(4), (4, 2, 3, 3), 1), (1, 1), (1, 1)),
+            Affine("a", "stem", ints(3, -2, 1, 5), ints(9, 0, -4, 1), 5, Int(8), EVEN, -3),
+            Conv("depthwise", "a", codes(Log(4), (4, 1, 3, 2), 2), (1, 1), (2, 2, 0, 1), (2, 1), 4),
+            Threshold(
+                "b",
+                "depthwise",
+                np.array([[-90, -3, 40], [0, 0, 0], [-4, 30, 99], [-200, 5, 7]], np.int64),
+                np.array([1, -1, 1, -1], np.int8),
+                UInt(2),
+                1,
             ),
-            form.code_max,
-        )
-        for i in indices(shape)
-    }
+            Add("sum", ("a", "b", "a"), terms, ints(1, 2, 3, 4), 2, Int(8), AWAY, 5),
+            Concat("both", ("sum", "sum")),
+            AvgPool("mean", "both", (3, 2), (2, 1), (1, 0, 1, 1)),
+            Affine("c", "mean", ints(*[43] * 8), ints(*range(-4, 4)), 8, Int(4), Rounding.FLOOR, 2),
+            Table("sigmoid", "c", -10, np.array([[(7 * i) % 15 - 7 for i in range(18)]]), Int(4)),
+            ConvTranspose("up", "sigmoid", up, (2, 3), (1, 0), (1, 2), 2, (1, 1)),
+            Clip("relu", "up", 0, 200),
+            MaxPool("top", "relu", (4, 3), (3, 3), (0, 0)),
+            Transpose("turned", "top", (2, 0, 1)),
+            Reshape("rows", "turned", (7, 2)),
+            Linear("fc", "rows", codes(Int(12), (5, 7), 4)),
+            Argmax("class", "fc"),
+        ]
+    )  # fmt: skip
 
 
-def _threshold(op, a, shape, _):
-    names = list(op.format.codes())
-    return {
-        i: names[sum(a[i] * int(op.direction[i[0]]) >= int(t) for t in op.thresholds[i[0]])]
-        for i in indices(shape)
-    }
+def token_network():
+    """A 1-d convolutional network over tokens."""
+    limits = np.sort(codes(Int(6), (4, 2), 7).array).astype(np.int64)
+    return Network(
+        [
+            Input("tokens", "", (9,), UInt(4), 1.0),
+            Clip("known", "tokens", 0, 10),
+            Embedding("rows", "known", codes(UInt(5), (11, 6), 5), 16),
+            Conv("conv", "rows", codes(Int(2), (4, 3, 3), 6), (2,), (0, 2), (1,), 2),
+            Threshold("t", "conv", limits, np.ones(4, np.int8), Ternary()),
+            AvgPool("global", "t", (5,), (5,), (0,)),
+            Output("out", "global", ints(1, -2, 3, 4), ints(0, 1, 5, -9), 3),
+        ]
+    )  # fmt: skip
 
 
-def _clip(op, a, shape, _):
-    return {i: min(max(a[i], op.low), op.high) for i in indices(shape)}
-
-
-def _max_pool(op, a, shape, _):
-    (kh, kw), (sh, sw), (ph, pw) = op.kernel, op.stride, op.padding
-    return {
-        (c, y, x): max(
-            a[c, y * sh + i - ph, x * sw + j - pw]
-            for i, j in indices((kh, kw))
-            if (c, y * sh + i - ph, x * sw + j - pw) in a
-        )
-        for c, y, x in indices(shape)
-    }
-
-
-def _reshape(op, a, shape, _):
-    return dict(zip(indices(shape), (a[i] for i in sorted(a)), strict=True))
-
-
-def _output(op, a, shape, _):
-    return {
-        i: np.float32(float(Fraction(a[i] * int(op.multiplier[i[0]]) + int(op.offset[i[0]]), 2**op.shift)))
-        for i in indices(shape)
-    }
-
-
-RULES = {
-    Input: _input,
-    Conv: _conv,
-    Linear: _linear,
-    Affine: _affine,
-    Threshold: _threshold,
-    Clip: _clip,
-    MaxPool: _max_pool,
-    Reshape: _reshape,
-    Output: _output,
-}
+def levels_for(network, batch, seed):
+    """A float batch that reaches beyond the input's codes, with ties; or tokens."""
+    first = network.input
+    form = first.format
+    low, high = form.code_min - first.zero_point, form.code_max - first.zero_point
+    span = high - low + 1
+    generator = np.random.default_rng(seed)
+    x = generator.integers(2 * low - span // 4 - 1, 2 * high + span // 4 + 2, (batch, *first.shape)) / 2
+    return (x * first.scale).astype(np.float32)

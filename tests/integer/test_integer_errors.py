@@ -7,15 +7,20 @@ import math
 import numpy as np
 import pytest
 import torch
-from integer_networks import binary_network, codes, every_operation, ints
+from integer_networks import binary_network, codes, ints, residual_network
 
 from bitwright.errors import InvalidTypeError, InvalidValueError
-from bitwright.formats import Binary, Int, Rounding, Ternary, UInt
+from bitwright.formats import Binary, Block, Float, Int, Log, Rounding, Ternary, UInt
 from bitwright.integer import (
+    Add,
     Affine,
+    AvgPool,
     Clip,
     Codes,
+    Concat,
     Conv,
+    ConvTranspose,
+    Embedding,
     Engine,
     Input,
     Linear,
@@ -23,7 +28,9 @@ from bitwright.integer import (
     Network,
     Output,
     Reshape,
+    Table,
     Threshold,
+    Transpose,
     UnsupportedError,
 )
 
@@ -89,9 +96,9 @@ def test_unknown_backends_isas_and_threads():
 
 
 def test_the_engine_names_what_it_cannot_run():
-    network = every_operation()
-    with pytest.raises(UnsupportedError, match=r"weights in ternary; at operation 'conv'.*interpreter"):
-        network(np.zeros((1, 2, 5, 4), np.float32), backend="engine")
+    network = residual_network()
+    with pytest.raises(UnsupportedError, match=r"got table; at operation 'sigmoid'.*interpreter"):
+        network(np.zeros((1, 2, 6, 5), np.float32), backend="engine")
     with pytest.raises(UnsupportedError):
         Engine(network.operations, network.types, None)
 
@@ -186,6 +193,164 @@ def test_stored_codes_are_checked():
     with pytest.raises(InvalidValueError, match="stored as"):
         Codes(Binary(), (1, 9), np.array([[1]], np.uint8))
     with pytest.raises(InvalidValueError, match="got 9"):
-        Codes(Int(4), (1, 1), np.array([[9]], np.int8))
-    with pytest.raises(InvalidValueError, match="stored as int8"):
-        Codes(Int(4), (1, 1), np.array([[1]], np.int16))
+        Codes.pack(Int(4), np.array([[9]], np.int8))
+    with pytest.raises(InvalidValueError, match=r"stored as contiguous uint8 \(1, 1\)"):
+        Codes(Int(4), (1, 1), np.array([[1]], np.int8))
+    with pytest.raises(InvalidValueError, match="stored as contiguous int8"):
+        Codes(Int(8), (1, 1), np.array([[1]], np.int16))
+    with pytest.raises(InvalidValueError, match=r"ternary.*got -2; at index \(0, 1, 2\)"):
+        Codes(Ternary(), (1, 2, 3), np.array([[0, 0b1000]], np.uint8))
+    with pytest.raises(InvalidValueError, match=r"log3.*got 4; at index \(0, 1\)"):
+        Codes(Log(3), (1, 2), np.array([[0b100000]], np.uint8))
+    for form in (Float(4, 3), Block(Int(8), 32), Log(7), Log(6, root=True)):
+        with pytest.raises(InvalidValueError, match="stored codes are uniform"):
+            Codes.pack(form, np.array([[0]]))
+    with pytest.raises(InvalidTypeError, match="integer array"):
+        Codes.pack(Int(4), np.array([[1.0]]))
+    with pytest.raises(InvalidValueError, match="positive sizes"):
+        Codes.pack(Int(4), np.zeros((2, 0), int))
+
+
+W = codes(Int(4), (4, 2, 3, 3), 0)
+LONG = Input("i", "", (4, 9), UInt(8), 1.0)
+
+
+def affine(**changes):
+    fields = {
+        "multiplier": ints(1, 1),
+        "offset": ints(0, 0),
+        "shift": 1,
+        "format": Int(8),
+        "rounding": Rounding.FLOOR,
+    }
+    return Affine("t", "i", **(fields | changes))
+
+
+def up(**changes):
+    fields = {"stride": (2, 2), "padding": (0, 0), "dilation": (), "groups": 1, "output_padding": ()}
+    return ConvTranspose("t", "i", W, **(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (Conv("t", "i", W, [1, 1], (0, 0)), "stride is a tuple of ints; got list"),
+        (Conv("t", "i", W, (1, True), (0, 0)), "stride is a tuple of ints"),
+        (Conv("t", "i", W, (1, 1.0), (0, 0)), "stride is a tuple of ints"),
+        (Conv("t", "i", W, (np.int64(1), 1), (0, 0)), "stride is a tuple of ints"),
+        (Conv("t", "i", W.array, (1, 1), (0, 0)), "weight is stored codes"),
+        (Conv("t", "i", W, (1, 1), (0, 0), groups=1.0), "groups is an int"),
+        (Conv("t", 3, W, (1, 1), (0, 0)), "input is a str"),
+        (affine(multiplier=[1, 1]), "multiplier is a NumPy array"),
+        (affine(shift="1"), "shift is an int"),
+        (affine(format="int8"), "format is a format"),
+        (affine(rounding="floor"), "rounding is a Rounding"),
+        (affine(zero_point=None), "zero_point is an int"),
+        (Add("t", ["i", "i"], ints(1, 1)[:, None], ints(0), 0, Int(8), Rounding.FLOOR), "tuple of names"),
+        (Add("t", "ii", ints(1, 1)[:, None], ints(0), 0, Int(8), Rounding.FLOOR), "tuple of names"),
+        (Clip("t", "i", 0.0, 1), "low is an int"),
+    ],
+)
+def test_fields_of_another_type_are_named(operation, message):
+    with pytest.raises(InvalidTypeError, match=rf"{message}.*at operation 't' \({operation.kind}\)"):
+        Network([INPUT, operation, Output("o", "t", ints(1, 1), ints(0, 0), 0)])
+
+
+def test_what_is_no_operation_is_refused():
+    class Mine(Linear):
+        kind = "mine"
+
+    for thing in (None, "conv", Mine("l", "i", FIRST.weight)):
+        with pytest.raises(InvalidTypeError, match="an operation is one of input, linear"):
+            Network([FLAT, thing, END])
+
+
+@pytest.mark.parametrize(
+    ("first", "operation", "message"),
+    [
+        (INPUT, Conv("t", "i", W, (1, 1), (0, 0, 0)), "has 2 or 4 numbers"),
+        (INPUT, Conv("t", "i", W, (1,), (0, 0)), "a stride over 2 axes has 2 numbers"),
+        (INPUT, Conv("t", "i", W, (1, 1), (0, 0, 0, -1)), "paddings not negative"),
+        (INPUT, Conv("t", "i", W, (1, 1), (0, 0), (0, 1)), "dilation"),
+        (INPUT, Conv("t", "i", W, (1, 1), (0, 0), (2, 1)), "fits into its padded"),
+        (INPUT, Conv("t", "i", W, (1, 1), (0, 0), (), 3), "weight's channels"),
+        (INPUT, Conv("t", "i", W, (1, 1), (0, 0), (), 0), "weight's channels"),
+        (LONG, Conv("t", "i", W, (1, 1), (0, 0)), "weight's channels"),
+        (LONG, Conv("t", "i", codes(Int(4), (3, 2, 3), 0), (1,), (0,), (), 2), "groups divide"),
+        (INPUT, up(output_padding=(2, 0)), "below stride or dilation"),
+        (INPUT, up(output_padding=(1,)), "output padding has 2 numbers"),
+        (INPUT, up(padding=(9, 9)), "leaves something"),
+        (INPUT, up(stride=(0, 1)), "strides are positive"),
+        (INPUT, up(stride=(60000, 60000)), r"2\^31 elements"),
+        (INPUT, affine(multiplier=np.ones((2, 2), np.int64)[:, 0]), "contiguous in C order"),
+        (INPUT, affine(multiplier=ints(1, 1).astype(">i8")), "multiplier is int64"),
+        (INPUT, affine(offset=ints(0, 2**53)), r"below 2\^53"),
+        (INPUT, affine(zero_point=128), "a zero point is a code of int8; got 128"),
+        (INPUT, affine(zero_point=-(10**30)), "a zero point is a code"),
+        (INPUT, affine(format=Ternary(), zero_point=1), "only int and uint"),
+        (INPUT, affine(format=Log(4)), "makes uniform codes"),
+        (INPUT, Add("t", (), ints(), ints(), 0, Int(8), Rounding.FLOOR), "at least one tensor"),
+        (INPUT, Add("t", ("i", "x"), ints(), ints(), 0, Int(8), Rounding.FLOOR), "earlier one; got x"),
+        (INPUT, Add("t", ("i", "i"), ints(1, 1), ints(0, 0), 0, Int(8), Rounding.FLOOR), r"int64 \(2, 2\)"),
+        (
+            INPUT,
+            Add("t", ("i", "i"), np.full((2, 2), 2**45), ints(0, 0), 0, Int(8), Rounding.FLOOR),
+            r"below 2\^53",
+        ),
+        (INPUT, Concat("t", ()), "at least one tensor"),
+        (INPUT, AvgPool("t", "i", (5, 1), (1, 1), (0, 0)), "fits into its padded"),
+        (INPUT, AvgPool("t", "i", (2, 2), (1, 1), (0, 0, 2, 0)), "half the kernel"),
+        (LONG, AvgPool("t", "i", (2, 2), (1, 1), (0, 0)), "has 1 numbers"),
+        (INPUT, Transpose("t", "i", (0, 1)), "axes order"),
+        (INPUT, Transpose("t", "i", (0, 1, 1)), "axes order"),
+        (INPUT, Embedding("t", "i", codes(Int(4), (256, 2), 0)), "tokens lie between 0 and 255"),
+        (LONG, Embedding("t", "i", codes(Int(4), (255, 2), 0)), "put a clip in front"),
+        (LONG, Embedding("t", "i", codes(Int(4), (256, 2, 1), 0)), "rows of codes"),
+        (LONG, Embedding("t", "i", codes(Log(4), (256, 2), 0), 1), "activations are uniform"),
+        (INPUT, Table("t", "i", -128, np.zeros((1, 255), np.int64), Int(4)), "an entry for every level"),
+        (INPUT, Table("t", "i", -127, np.zeros((1, 256), np.int64), Int(4)), "an entry for every level"),
+        (INPUT, Table("t", "i", -128, np.zeros((1, 257), np.int64), Int(4)), "n from 1 to 256"),
+        (INPUT, Table("t", "i", -128, np.zeros((3, 256), np.int64), Int(4)), r"\(2, n\)"),
+        (INPUT, Table("t", "i", -128, np.full((1, 256), 8), Int(4)), "entries are codes of int4; got 8"),
+        (INPUT, Table("t", "i", -128, np.zeros((1, 256), np.int64), Binary()), "entries are codes of binary"),
+        (Input("i", "", (3,), Float(4, 3), 1.0), FIRST, "activations are uniform"),
+        (Input("i", "", (3,), Log(4), 1.0), FIRST, "activations are uniform"),
+        (Input("i", "", (3,), Int(8), 10**400), FIRST, "a scale is positive"),
+        (Input("i", "", (3,), Int(8), math.inf), FIRST, "a scale is positive"),
+        (Input("i", "", (3,), Int(8), 1.0, -129), FIRST, "a zero point is a code"),
+        (Input("i", "", (1,) * 9, Int(8), 1.0), FIRST, "1 to 8 positive sizes"),
+        (Input("i", "x", (3,), Int(8), 1.0), FIRST, "takes no tensor"),
+        (Input("", "", (3,), Int(8), 1.0), FIRST, "operations have names"),
+    ],
+)
+def test_new_operations_that_do_not_fit_say_why(first, operation, message):
+    where = r"at operation '[it]?' \(\w+\)"
+    with pytest.raises(InvalidValueError, match=rf"{message}.*{where}"):
+        Network([first, operation, Output("o", operation.name, ints(1, 1), ints(0, 0), 0)])
+
+
+def test_concat_takes_one_format():
+    end = Output("o", "c", ints(1, 1, 1, 1), ints(0, 0, 0, 0), 0)
+    a = Affine("a", "i", ints(1, 1), ints(0, 0), 0, Int(8), Rounding.FLOOR, 3)
+    message = r"one format, zero point.*int8 \(2, 4, 4\) \(zero 3\).*'c' \(concat\)"
+    with pytest.raises(InvalidValueError, match=message):
+        Network([INPUT, a, Concat("c", ("i", "a")), end])
+    with pytest.raises(InvalidValueError, match="one format"):
+        Network([INPUT, Reshape("a", "i", (2, 16)), Concat("c", ("i", "a")), end])
+
+
+def test_the_engine_runs_branches_and_windows():
+    small, dense = codes(Binary(), (2, 2, 3, 3), 0), codes(Binary(), (2, 2), 0)
+    sums = Add("c", ("i", "i"), np.ones((2, 2), np.int64), ints(0, 0), 0, Int(8), Rounding.FLOOR)
+    shifted, line = Input("i", "", (2, 4, 4), Int(8), 1.0, 1), Input("i", "", (2, 4), Int(8), 1.0)
+    for first, operation in (
+        (INPUT, sums),
+        (INPUT, Conv("c", "i", small, (1, 1), (0, 1, 0, 0))),
+        (INPUT, Conv("c", "i", small, (1, 1), (2, 2), (2, 2))),
+        (shifted, Conv("c", "i", small, (1, 1), (0, 0))),
+        (line, Linear("c", "i", dense)),
+        (INPUT, Clip("c", "i", -128, 127)),
+    ):
+        network = Network([first, operation, Output("o", "c", ints(1, 1), ints(0, 0), 0)])
+        x = np.random.default_rng(0).normal(0, 60, (3, *first.shape)).astype(np.float32)
+        np.testing.assert_array_equal(network(x, backend="engine"), network(x, backend="interpreter"))

@@ -6,20 +6,23 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from brute_force import brute_force, indices, round_fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from integer_networks import (
+    DETERMINISTIC,
     binary_network,
-    brute_force,
     codes,
     every_operation,
-    indices,
     ints,
-    round_fraction,
+    levels_for,
+    residual_network,
+    token_network,
 )
 
-from bitwright.formats import Binary, Fixed, Int, Rounding, Ternary, UInt
+from bitwright.formats import Binary, Fixed, Int, Ternary, UInt
 from bitwright.integer import (
+    OPERATIONS,
     Affine,
     Codes,
     Conv,
@@ -33,8 +36,6 @@ from bitwright.integer import (
     round_shift,
 )
 from bitwright.kernels import available_isas
-
-DETERMINISTIC = [r for r in Rounding if r is not Rounding.STOCHASTIC]
 
 
 @pytest.mark.parametrize("rounding", DETERMINISTIC, ids=lambda r: r.value)
@@ -69,8 +70,19 @@ def test_every_operation_equals_brute_force():
     x = generator.integers(-90, 90, (4, 2, 5, 4)).astype(np.float32) / 4  # ties of the input's step
     x[0, 0, 0, :] = [1e30, -1e30, 63.75, -64.25]
     compare(network, x)
+    np.testing.assert_array_equal(network(x, backend="engine"), network(x, backend="interpreter"))
+
+
+@pytest.mark.parametrize("build", [residual_network, token_network])
+def test_graphs_equal_brute_force(build):
+    network = build()
+    compare(network, levels_for(network, 3, seed=1))
     assert network.backend() == "interpreter"
-    assert "fc1" in network.engine_problem or "conv" in network.engine_problem
+
+
+def test_the_networks_of_these_tests_have_every_operation():
+    networks = (every_operation(), residual_network(), token_network())
+    assert {o.kind for n in networks for o in n.operations} == set(OPERATIONS)
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""An independent reference for the native program: NumPy, int64, one stage at a time."""
+"""An independent reference for binary chains in the native graph: NumPy, int64, one stage at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bitwright.kernels import Program
+from bitwright.kernels import Graph
+from bitwright.kernels.graph import Bits, Sums, Window
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
@@ -100,33 +101,11 @@ class Network:
     input: Input
     stages: list = field(default_factory=list)
 
-    def program(self, isa: str) -> Program:
-        program = Program(isa)
-        given = self.input
-        if given.scale is None:
-            program.input_binary(shape=given.shape)
-        else:
-            program.input(shape=given.shape, scale=given.scale, low=given.low, high=given.high)
-        for stage in self.stages:
-            match stage:
-                case Product(weight, stride, padding):
-                    program.product(
-                        pack(weight),
-                        channels=weight.shape[0],
-                        kernel=weight.shape[2:],
-                        stride=stride,
-                        padding=padding,
-                    )
-                case Threshold(thresholds, flip):
-                    program.threshold(thresholds, flip)
-                case Pool(kernel, stride, padding, flip):
-                    program.max_pool(kernel=kernel, stride=stride, padding=padding, flip=flip)
-                case Output(multiplier, offset, shift):
-                    program.output(multiplier, offset, shift)
-        return program
+    def program(self, isa: str) -> Chain:
+        return Chain(self, isa)
 
     def trace(self, x) -> list:
-        """What Program.trace must return."""
+        """What Chain.trace must return."""
         value = self.input.encode(x)
         seen = [value]
         for stage in self.stages:
@@ -138,10 +117,45 @@ class Network:
         return seen
 
 
-def pack(weight) -> np.ndarray:
-    """[N, C, kh, kw] of -1 and 1 to the canonical bits."""
-    bits = (weight.reshape(weight.shape[0], -1) > 0).astype(np.uint8)
-    return np.packbits(bits, axis=1, bitorder="little")
+class Chain:
+    """The network as a native graph that shows its input, bits and last sums."""
+
+    def __init__(self, network: Network, isa: str) -> None:
+        self.graph = Graph(isa)
+        self.input, self.output = network.input, network.stages[-1]
+        self.shown = []
+        given, x = network.input, None
+        if given.scale is None:
+            x = self.graph.input_binary(given.shape)
+        else:
+            x = self.graph.input(given.shape, scale=given.scale, low=given.low, high=given.high)
+        self.shown.append(x)
+        for stage, following in zip(network.stages, [*network.stages[1:], None], strict=True):
+            match stage:
+                case Product(weight, stride, padding):
+                    epilogue = Sums()
+                    if isinstance(following, Threshold):
+                        epilogue = Bits(following.thresholds, following.flip)
+                    pads = tuple((p, p) for p in padding)
+                    window = Window(weight.shape[2:], stride, pads)
+                    x = self.graph.product(x, weight.astype(np.int8), epilogue, window)
+                    self.shown += [None, x] if isinstance(following, Threshold) else [x]
+                case Pool(kernel, stride, padding, flip):
+                    window = Window(kernel, stride, tuple((p, p) for p in padding))
+                    x = self.graph.max_pool(x, window, flip)
+                    self.shown.append(x)
+        self.graph.output(x, self.output.multiplier, self.output.offset, self.output.shift)
+
+    def run(self, x, threads: int = 1) -> np.ndarray:
+        y, _ = self.graph.run(x.reshape(-1, *self.input.shape), threads)
+        return y[:, :, 0, 0] if y.shape[2:] == (1, 1) else y
+
+    def trace(self, x, threads: int = 1) -> list:
+        captures = [tensor for tensor in self.shown if tensor is not None]
+        y, kept = self.graph.run(x.reshape(-1, *self.input.shape), threads, captures)
+        arrays = iter(kept)
+        seen = [None if tensor is None else next(arrays) for tensor in self.shown]
+        return [*seen, y[:, :, 0, 0] if y.shape[2:] == (1, 1) else y]
 
 
 def signs(rng, shape) -> np.ndarray:
@@ -201,15 +215,15 @@ def add_layer(rng, network: Network, value, channels, kernel, **window):
 
 
 def check(network: Network, isa: str, x, threads: int = 1) -> None:
-    """run and trace of the program equal the reference, every stage."""
+    """run and trace of the graph equal the reference, every stage."""
     program = network.program(isa)
     expected = network.trace(x)
     got = program.trace(x, threads=threads)
-    assert len(got) == len(expected) == len(program.stages)
-    for name, mine, theirs in zip(program.stages, got, expected, strict=True):
+    names = ["input", *(type(stage).__name__ for stage in network.stages)]
+    for name, mine, theirs in zip(names, got, expected, strict=True):
         if theirs is None:
             assert mine is None, name
             continue
-        assert mine.dtype == theirs.dtype, name
+        assert mine.dtype == (np.float32 if name == "Output" else np.int32), name
         np.testing.assert_array_equal(mine, theirs, err_msg=f"{name} on {isa}")
     np.testing.assert_array_equal(program.run(x, threads=threads), expected[-1])

@@ -112,7 +112,7 @@ def _contenders(network: Network, twin: nn.Module, x: np.ndarray, threads: int) 
             return twin(tensor)
 
     contenders: dict[str, Run] = {
-        f"bitwright {network.engine().program.isa}"
+        f"bitwright {network.engine().isa}"
         if network.engine_problem is None
         else "bitwright interpreter": lambda: network(x, threads=threads),
         "torch float32": run_torch,

@@ -11,23 +11,27 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
-from bitwright.errors import BitwrightError, FileFormatError, InvalidTypeError
-from bitwright.formats import Format, Rounding, parse
+from bitwright.errors import BitwrightError, FileFormatError, InvalidTypeError, InvalidValueError
+from bitwright.formats import Format
 from bitwright.integer.codes import Codes
+from bitwright.integer.container import MAX_HEADER, read_json, read_tensors
 from bitwright.integer.network import Network
-from bitwright.integer.operations import OPERATIONS, Operation
+from bitwright.integer.operations import Operation
+from bitwright.integer.reader import Reader, typed
 
 MAGIC = "bitwright-network"
-VERSION = 1
+VERSION = 2
+"""What is written."""
+READABLE = (1, 2)
+FIELDS = {"format", "version", "operations", "meta", "sha256"}
 
 
 def save(network: Network, path: str | Path) -> None:
@@ -44,6 +48,12 @@ def save(network: Network, path: str | Path) -> None:
     except (TypeError, ValueError) as error:
         raise InvalidTypeError("the meta of a network is JSON", got=error, where=path) from error
     header["sha256"] = _digest(header, tensors)
+    if len(_canonical(header)) > MAX_HEADER // 2:  # it is JSON inside JSON, beside the list of tensors
+        raise InvalidValueError(
+            f"names and meta of a network take at most {MAX_HEADER // 2:,} bytes",
+            got=len(_canonical(header)),
+            where=path,
+        )
     data = serialize(tensors, metadata={"bitwright": _canonical(header)})
     write_atomic(Path(path), data)
 
@@ -78,58 +88,78 @@ def load(path: str | Path, *, check: bool = True) -> Network:
 
     Args:
         path: a file that `Network.save` wrote.
-        check: compare the SHA-256 of header and tensors. Structure, shapes, ranges and padding are
-            checked in any case.
+        check: read the whole file, compare the SHA-256 of header and tensors, and check every stored code.
+            Without it the file is mapped: structure, shapes, small arrays and bounds are checked now, the
+            codes of a weight when they are first read, the SHA-256 never. The file must then be replaced,
+            not edited, while the network lives.
 
     Raises:
         FileFormatError: missing, truncated, edited, from a newer version, or not such a file.
     """
     path = Path(path)
-    text, header, tensors = _read(path)
     try:
-        if header.get("format") != MAGIC:
-            raise FileFormatError(f"the header names the format {MAGIC!r}", got=header.get("format"))
-        version = header.get("version")
-        if type(version) is not int or version != VERSION:
-            raise FileFormatError(
-                f"this library reads version {VERSION}",
-                got=version,
-                fix="use the bitwright that wrote the file, or a newer one",
-            )
-        if check and (text != _canonical(header) or header.get("sha256") != _digest(header, tensors)):
+        text, header, tensors = _read(path, mapped=not check)
+        if check and not _fits(text, header, tensors):
             raise FileFormatError(
                 "the SHA-256 in the header is that of the contents",
                 got="another: the file was edited or damaged",
                 fix="fetch or write it again (check=False, or --no-check, reads it all the same)",
             )
-        operations = [_build(d, tensors) for d in _typed(header, "operations", list)]
+        reader = Reader(path, header["version"], tensors, deferred=not check)
+        operations = [reader.operation(d) for d in typed(header, "operations", list)]
         if tensors:
             raise FileFormatError("every tensor belongs to an operation", got=sorted(tensors))
-        return Network(operations, _typed(header, "meta", dict))
+        return Network(operations, typed(header, "meta", dict))
     except FileFormatError as error:
         raise FileFormatError(str(error), where=path) from error
     except (BitwrightError, TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
         raise FileFormatError("the file describes a well-formed network", got=error, where=path) from error
 
 
-def _read(path: Path) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
-    if not path.is_file():
-        raise FileFormatError("the model file exists", got="no such file", where=path)
+@dataclass(frozen=True)
+class Identity:
+    """What a file says of itself."""
+
+    bytes: int
+    version: int
+    sha256: str
+    fits: bool
+    """Whether the SHA-256 is that of the contents."""
+
+
+def identify(path: str | Path) -> Identity:
+    """Size, version and hash of a model file; raises FileFormatError where it is none."""
+    path = Path(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get("bitwright", "null")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        text, header, tensors = _read(path, mapped=True)
+    except FileFormatError as error:
+        raise FileFormatError(str(error), where=path) from error
+    fits = _fits(text, header, tensors)
+    return Identity(path.stat().st_size, header["version"], str(header["sha256"]), fits)
+
+
+def _read(path: Path, *, mapped: bool) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
+    """The header as text and as checked JSON, and the tensors."""
+    metadata, tensors = read_tensors(path, mapped=mapped)
+    text = metadata.get("bitwright", "null")
+    header = read_json(text, "the bitwright header")
+    if header.get("format") != MAGIC:
+        raise FileFormatError(f"the header names the format {MAGIC!r}", got=header.get("format"))
+    version = header.get("version")
+    if type(version) is not int or version not in READABLE:
         raise FileFormatError(
-            "a model file is complete safetensors", got=error, where=path, fix="is it truncated?"
-        ) from error
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError("the header is JSON", got=error, where=path) from error
-    if not isinstance(header, dict):
-        raise FileFormatError("the file holds a bitwright header", got=type(header).__name__, where=path)
+            f"this library reads the versions {', '.join(map(str, READABLE))}",
+            got=repr(version),
+            fix="use the bitwright that wrote the file, or a newer one",
+        )
+    if set(header) != FIELDS:
+        raise FileFormatError(f"the header has the fields {sorted(FIELDS)}", got=sorted(header))
     return text, header, tensors
+
+
+def _fits(text: str, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether the header is spelt as it was hashed, and the hash is that of header and tensors."""
+    return text == _canonical(header) and header["sha256"] == _digest(header, tensors)
 
 
 def _describe(operation: Operation, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -139,7 +169,7 @@ def _describe(operation: Operation, tensors: dict[str, np.ndarray]) -> dict[str,
         value = getattr(operation, item.name)
         if isinstance(value, Codes):
             tensors[f"{operation.name}.{item.name}"] = value.data
-            value = {"format": value.format.name, "shape": list(value.shape)}
+            value = {"format": value.format.name, "shape": list(value.shape), "norm": value.norm}
         elif isinstance(value, np.ndarray):
             tensors[f"{operation.name}.{item.name}"] = value
             continue
@@ -151,78 +181,6 @@ def _describe(operation: Operation, tensors: dict[str, np.ndarray]) -> dict[str,
             value = list(value)
         described[item.name] = value
     return described
-
-
-def _build(described: Any, tensors: dict[str, np.ndarray]) -> Operation:
-    """One operation from JSON and its arrays, which are taken out of `tensors`; strict."""
-    if not isinstance(described, dict):
-        raise FileFormatError("an operation is a JSON object", got=type(described).__name__)
-    described = dict(described)
-    kind = described.pop("op", None)
-    cls = OPERATIONS.get(kind) if isinstance(kind, str) else None
-    if cls is None:
-        raise FileFormatError(f"an operation is one of {', '.join(OPERATIONS)}", got=repr(kind))
-    name = _typed(described, "name", str)
-    values: dict[str, Any] = {}
-    for item in fields(cls):
-        where, key = f"{item.name} of operation {name!r}", f"{name}.{item.name}"
-        if item.type == "np.ndarray":
-            values[item.name] = _take(tensors, key)
-            continue
-        if item.name not in described:
-            raise FileFormatError("every field is present", got="nothing", where=where)
-        value = described.pop(item.name)
-        try:
-            values[item.name] = _decode(str(item.type), value, tensors, key)
-        except BitwrightError as error:
-            raise FileFormatError(str(error), where=where) from error
-    if described:
-        raise FileFormatError(
-            "an operation has no other fields", got=sorted(described), where=f"operation {name!r}"
-        )
-    return cls(**values)
-
-
-def _decode(kind: str, value: Any, tensors: dict[str, np.ndarray], key: str) -> Any:
-    if kind == "Codes":
-        if not isinstance(value, dict):
-            raise FileFormatError("stored codes have a format and a shape", got=value)
-        shape = _integers(_typed(value, "shape", list))
-        if not shape or any(n < 1 for n in shape):
-            raise FileFormatError("a weight has a shape of positive sizes", got=shape)
-        return Codes(parse(_typed(value, "format", str)), shape, _take(tensors, key))
-    if kind == "Format":
-        return parse(value)
-    if kind == "Rounding":
-        return Rounding.of(value)
-    if kind.startswith("tuple"):
-        numbers = _integers(value)
-        if "..." not in kind and len(numbers) != 2:
-            raise FileFormatError("a pair of numbers", got=value)
-        return numbers
-    expected: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (float, int)}
-    if not isinstance(value, expected[kind]) or isinstance(value, bool):
-        raise FileFormatError(f"a value of type {kind}", got=repr(value))
-    return value
-
-
-def _integers(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list) or any(type(n) is not int for n in value) or len(value) > 8:
-        raise FileFormatError("a short list of integers", got=repr(value))
-    return tuple(value)
-
-
-def _typed(table: Mapping[str, Any], key: str, kind: type) -> Any:
-    value = table.get(key)
-    if not isinstance(value, kind):
-        raise FileFormatError(f"{key!r} is a {kind.__name__}", got=type(value).__name__)
-    return value
-
-
-def _take(tensors: dict[str, np.ndarray], key: str) -> np.ndarray:
-    if key not in tensors:
-        raise FileFormatError("every array of an operation is in the file", got=f"no tensor {key!r}")
-    return tensors.pop(key)
 
 
 def _canonical(header: Mapping[str, Any]) -> str:

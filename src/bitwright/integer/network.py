@@ -1,4 +1,4 @@
-"""The integer network: operations in order, checked as a whole; runs on the engine or the interpreter."""
+"""The integer network: a graph of operations, checked as a whole; runs on the engine or the interpreter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from bitwright.formats import describe_codes
 from bitwright.integer import interpreter
 from bitwright.integer.codes import Codes, storage_type
 from bitwright.integer.engine import Engine, UnsupportedError
-from bitwright.integer.operations import Conv, Input, Linear, Operation, Output, TensorType
+from bitwright.integer.operations import (
+    OPERATIONS,
+    Argmax,
+    Input,
+    Operation,
+    Output,
+    TensorType,
+    check_fields,
+)
 
 BACKENDS = ("engine", "interpreter")
 MAX_ELEMENTS = 1 << 31
@@ -28,11 +36,13 @@ class Network:
     """A network of integer operations over tensors of codes. Immutable; knows nothing of torch.
 
     Args:
-        operations: in execution order: one Input first, one Output last.
+        operations: in execution order, each on tensors of earlier ones: one Input first, one Output or
+            Argmax last.
         meta: JSON values that travel with it: preprocessing, class names, where it came from.
 
     Raises:
-        InvalidValueError: an operation does not fit its input; the message names it.
+        InvalidTypeError: a field of an operation has another type than the operation says.
+        InvalidValueError: an operation does not fit its inputs. Both messages name the operation.
     """
 
     def __init__(self, operations: Sequence[Operation], meta: Mapping[str, Any] | None = None) -> None:
@@ -74,7 +84,7 @@ class Network:
             isa: of the engine; None takes the best, or what BITWRIGHT_ISA says.
 
         Returns:
-            float32 [N, *output shape].
+            float32 [N, *output shape]; int64 [N, ...] where the network ends in an argmax.
         """
         batch = self.check_batch(x)
         if self.backend(backend) == "interpreter":
@@ -166,8 +176,17 @@ class Network:
     # --- what it is ----------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Codes]:
-        """Operation name -> stored weight."""
-        return {o.name: o.weight for o in self.operations if isinstance(o, Linear | Conv)}
+        """Operation name -> stored weight (or rows of an embedding)."""
+        stored = {o.name: getattr(o, "weight", None) for o in self.operations}
+        return {name: weight for name, weight in stored.items() if isinstance(weight, Codes)}
+
+    def sources(self, operation: Operation) -> tuple[TensorType, ...]:
+        """The types of the tensors that an operation takes."""
+        return tuple(self.types[name] for name in operation.inputs)
+
+    def macs(self, operation: Operation) -> int:
+        """Multiply-accumulates of an operation for one example."""
+        return operation.macs(*self.sources(operation))
 
     def save(self, path: str | Path) -> None:
         """Write the network to one file, whole or not at all."""
@@ -181,33 +200,40 @@ class Network:
 
 
 def _check(operations: tuple[Operation, ...]) -> dict[str, TensorType]:
-    """The type of every tensor; names unique, inputs present, one Input first and one Output last."""
-    ends = operations and isinstance(operations[0], Input) and isinstance(operations[-1], Output)
+    """The type of every tensor; names unique, inputs present, one Input first, one Output or Argmax last."""
+    for operation in operations:
+        if type(operation) not in OPERATIONS.values():
+            raise InvalidTypeError(f"an operation is one of {', '.join(OPERATIONS)}", got=type(operation))
+    ends = operations and isinstance(operations[0], Input) and isinstance(operations[-1], Output | Argmax)
     inner = operations[1:-1]
-    if not ends or any(isinstance(o, Input | Output) for o in inner):
+    if not ends or any(isinstance(o, Input | Output | Argmax) for o in inner):
         raise InvalidValueError(
-            "a network begins with its one input and ends with its one output",
+            "a network begins with its one input and ends with its one output or argmax",
             got=[o.kind for o in operations],
         )
     types: dict[str, TensorType] = {}
     for operation in operations:
         where = f"operation {operation.name!r} ({operation.kind})"
-        if operation.name in types:
-            raise InvalidValueError("operation names are unique", got=operation.name, where=where)
-        if not isinstance(operation, Input) and operation.input not in types:
-            raise InvalidValueError(
-                "an operation takes the tensor of an earlier one", got=operation.input, where=where
-            )
-        source = types.get(operation.input, TensorType((), 0, 0))
         try:
-            types[operation.name] = operation.infer(source)
+            check_fields(operation)
+            types[operation.name] = _type(operation, types)
+        except InvalidTypeError as error:
+            raise InvalidTypeError(str(error), where=where) from error
         except InvalidValueError as error:
             raise InvalidValueError(str(error), where=where) from error
-        if math.prod(types[operation.name].shape) > MAX_ELEMENTS:
-            raise InvalidValueError(
-                "a tensor has at most 2^31 elements", got=types[operation.name].shape, where=where
-            )
     return types
+
+
+def _type(operation: Operation, types: Mapping[str, TensorType]) -> TensorType:
+    if operation.name in types:
+        raise InvalidValueError("operation names are unique", got=operation.name)
+    for name in operation.inputs:
+        if name not in types:
+            raise InvalidValueError("an operation takes the tensor of an earlier one", got=name)
+    made = operation.infer(*(types[name] for name in operation.inputs))
+    if made.elements > MAX_ELEMENTS:
+        raise InvalidValueError("a tensor has at most 2^31 elements", got=made.shape)
+    return made
 
 
 def _threads(threads: int | None) -> int:

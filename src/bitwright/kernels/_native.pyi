@@ -5,7 +5,6 @@ import numpy as np
 import numpy.typing as npt
 
 _Shape = tuple[int, int, int]
-_Geometry = tuple[int, int, int, int, int, int]
 
 def isas() -> list[str]: ...
 def kernels(isa: str) -> dict[str, str]: ...
@@ -18,28 +17,84 @@ def quantize_blocks(isa: str, /, *arguments: int | float | bool | bytes) -> None
 def gate(isa: str, /, *arguments: int | float) -> None: ...
 def row_abs_sum(isa: str, /, *arguments: int) -> None: ...
 
-class Program:
+# the integer engine's graph: csrc/module-graph.cc
+_Sliding = tuple[int, ...]  # kernel, stride, top, left, bottom, right, dilation
+
+class Epilogue:
+    @staticmethod
+    def sums() -> Epilogue: ...
+    @staticmethod
+    def bits(thresholds: npt.NDArray[np.int32], flips: npt.NDArray[np.uint8], /) -> Epilogue: ...
+    @staticmethod
+    def levels(
+        thresholds: npt.NDArray[np.int32], base: npt.NDArray[np.int32], step: npt.NDArray[np.int32], /
+    ) -> Epilogue: ...
+    @staticmethod
+    def codes(
+        multiplier: npt.NDArray[np.int64],
+        offset: npt.NDArray[np.int64],
+        shift: int,
+        rounding: int,
+        low: int,
+        high: int,
+        /,
+    ) -> Epilogue: ...
+
+class Graph:
     def __init__(self, isa: str) -> None: ...
-    def input(self, shape: _Shape, scale: float, low: int, high: int) -> None: ...
-    def input_binary(self, shape: _Shape) -> None: ...
-    def product(
+    def tensor(self, element: int, shape: _Shape, planes: int, factor: int, zero: int, /) -> int: ...
+    def input(self, scale: float, low: int, high: int, zero_point: int, /) -> None: ...
+    def dot(
         self,
-        weights: npt.NDArray[np.uint8],
-        geometry: _Geometry,
-        thresholds: npt.NDArray[np.int32] | None,
-        flips: npt.NDArray[np.uint8] | None,
-    ) -> _Shape: ...
-    def pool(self, geometry: _Geometry, flips: npt.NDArray[np.uint8]) -> _Shape: ...
+        source: int,
+        output: int,
+        weights: npt.NDArray[np.int8],
+        channels: int,
+        window: _Sliding,
+        groups: int,
+        epilogue: Epilogue,
+        /,
+    ) -> None: ...
+    def planes(
+        self,
+        source: int,
+        output: int,
+        weights: npt.NDArray[np.int8],
+        channels: int,
+        window: _Sliding,
+        planes: int,
+        exclusive: bool,
+        signed: bool,
+        epilogue: Epilogue,
+        /,
+    ) -> None: ...
+    def combine(
+        self,
+        inputs: Sequence[int],
+        output: int,
+        first_channel: int,
+        channels: int,
+        multipliers: Sequence[Sequence[int]],
+        epilogue: Epilogue,
+        /,
+    ) -> None: ...
+    def pool(
+        self, source: int, output: int, window: _Sliding, summed: bool, flips: npt.NDArray[np.uint8], /
+    ) -> None: ...
+    def split(self, source: int, output: int, first: int, /) -> None: ...
     def finish(
         self,
+        tensor: int,
         multipliers: npt.NDArray[np.int64],
         offsets: npt.NDArray[np.int64],
         shift: int,
+        /,
     ) -> None: ...
+    def arena_bytes(self) -> int: ...
     def run(
         self,
         samples: npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8],
-        output: npt.NDArray[np.float32],
+        output: npt.NDArray[np.float32] | npt.NDArray[np.int32],
         threads: int,
-        captures: Sequence[npt.NDArray[np.int8] | npt.NDArray[np.uint8] | npt.NDArray[np.int32]],
+        captures: Sequence[tuple[int, npt.NDArray[np.int32]]],
     ) -> tuple[int, int, int]: ...

@@ -90,7 +90,7 @@ def verify(
     if any(p.device.type != "cpu" for p in model.parameters()):
         raise InvalidValueError("verify compares on the CPU", fix="call model.cpu() first")
     chosen = network.backend(backend)
-    label = network.engine(isa).program.isa if chosen == "engine" else chosen
+    label = network.engine(isa).isa if chosen == "engine" else chosen
     result = Verification(label)
     example = torch.zeros((1, *network.input.shape))
     _compare_stored(result, network, lower(model, example))

@@ -1,0 +1,376 @@
+// Running a graph: slices of the batch on threads, chunks of a slice through all stages; a single
+// image goes through its stages on all threads together.
+#include <algorithm>
+#include <barrier>
+#include <cstring>
+#include <exception>
+#include <stdexcept>
+
+#include "graph.h"
+#include "threads.h"
+
+namespace bitwright {
+namespace {
+
+constexpr int64_t kBlockRows = 8;  // rows that the kernels take at a time
+
+uint64_t load_word(const std::byte* from) {
+    uint64_t word;
+    std::memcpy(&word, from, sizeof word);
+    return word;
+}
+
+void store_word(std::byte* to, uint64_t word) {
+    std::memcpy(to, &word, sizeof word);
+}
+
+// The rows [begin, end) of one image, or all rows of several.
+Rows rows_of(const Places& places, const std::byte* input, std::byte* output, int64_t images,
+             int64_t begin, int64_t end) {
+    return {input,
+            places.group_images * places.input_image,
+            places.input_offset.data() + begin,
+            output,
+            places.group_images * places.output_image,
+            places.output_offset.data() + begin,
+            places.group_images * places.pixels,
+            images == 1 ? end - begin : images * places.pixels};
+}
+
+}  // namespace
+
+// The share [first, second) of `size`, in whole units.
+std::pair<int64_t, int64_t> Graph::Part::of(int64_t size, int64_t unit) const {
+    const int64_t units = ceil_div(size, unit);
+    return {std::min(size, units * index / count * unit),
+            std::min(size, units * (index + 1) / count * unit)};
+}
+
+std::byte* Graph::memory(const Workspace& workspace, int id) const {
+    const Tensor& tensor = tensors_[static_cast<size_t>(id)];
+    return const_cast<std::byte*>(workspace.arena.data()) + tensor.offset * workspace.images;
+}
+
+// Margins of bytes hold level 0. Their memory is shared, so they are written each time.
+void Graph::fill_margin(const Workspace& workspace, int id, int64_t images) const {
+    const Tensor& tensor = tensors_[static_cast<size_t>(id)];
+    const Layout& layout = tensor.layout;
+    if (layout.element != Element::bytes || layout.dense()) return;
+    const int64_t side = layout.margin_w * layout.pixel_bytes();
+    const int64_t ends = layout.margin_h * layout.row_bytes();
+    const auto fill = [&](std::byte* from, int64_t size) {
+        std::memset(from, tensor.zero, static_cast<size_t>(size));
+    };
+    for (int64_t image = 0; image < images; ++image) {
+        std::byte* from = memory(workspace, id) + image * layout.image_bytes();
+        fill(from, ends);
+        fill(from + layout.image_bytes() - ends, ends);
+        for (int64_t y = 0; y < layout.shape.height; ++y) {
+            std::byte* row = from + ends + y * layout.row_bytes();
+            fill(row, side);
+            fill(row + layout.row_bytes() - side, side);
+        }
+    }
+}
+
+void Graph::run(const DotStage& stage, const Workspace& workspace, int64_t images,
+                Part part) const {
+    const Tensor &input = tensor(stage.input), &output = tensor(stage.output);
+    // One image is shared by rows, or by tiles of channels where rows are few.
+    const int64_t pixels = stage.places.pixels;
+    const bool by_rows = pixels >= kBlockRows * part.count;
+    const auto [row, row_end] =
+        by_rows ? part.of(pixels, kBlockRows) : std::pair{int64_t{0}, pixels};
+    const auto [tile, tile_end] =
+        by_rows ? std::pair{int64_t{0}, stage.tiles} : part.of(stage.tiles, 1);
+    const int64_t groups = stage.depthwise ? 1 : stage.groups;
+    const int64_t group_bytes = stage.weights.size() / groups;
+    const int64_t in_channels = input.layout.shape.channels / groups;
+    const int64_t out_bytes = output.layout.element == Element::sums ? 4 : 1;
+    for (int64_t group = 0; group < groups; ++group) {
+        DotArgs args{};
+        args.rows = rows_of(
+            stage.places, memory(workspace, stage.input) + group * in_channels,
+            memory(workspace, stage.output) + group * stage.epilogue.group_channels * out_bytes,
+            images, row, row_end);
+        args.runs = stage.runs.count;
+        args.run_units = stage.runs.units;
+        args.run_offset = stage.runs.offset.data();
+        args.weights = stage.weights.data() + group * group_bytes;
+        args.first_tile = tile;
+        args.tiles = tile_end;
+        args.constants = stage.constants.data() + group * stage.epilogue.group_padded;
+        args.epilogue = stage.epilogue.view(group, output.zero);
+        (stage.depthwise ? kernels_.depthwise : kernels_.dot)(args);
+    }
+}
+
+void Graph::run(const PlaneStage& stage, const Workspace& workspace, int64_t images,
+                Part part) const {
+    const int64_t pixels = stage.places.pixels;
+    const bool by_rows = pixels >= kBlockRows * part.count;
+    const auto [row, row_end] =
+        by_rows ? part.of(pixels, kBlockRows) : std::pair{int64_t{0}, pixels};
+    const auto [tile, tile_end] =
+        by_rows ? std::pair{int64_t{0}, stage.tiles} : part.of(stage.tiles, 1);
+    if (stage.single) {
+        run_single(stage, workspace, images, {row, row_end}, {tile, tile_end});
+        return;
+    }
+    PlaneArgs args{};
+    args.rows = rows_of(stage.places, memory(workspace, stage.input),
+                        memory(workspace, stage.output), images, row, row_end);
+    args.runs = stage.runs.count;
+    args.run_units = stage.runs.units;
+    args.run_offset = stage.runs.offset.data();
+    args.weights = stage.weights.data();
+    args.first_tile = tile;
+    args.tiles = tile_end;
+    args.pairs = static_cast<int64_t>(stage.pairs.size());
+    args.pair = stage.pairs.data();
+    args.exclusive = stage.exclusive;
+    args.constants = stage.constants.data();
+    args.constant_offset = stage.constant_offset.data() + row;
+    args.epilogue = stage.epilogue.view(0, tensor(stage.output).zero);
+    kernels_.planes(args);
+}
+
+void Graph::run_single(const PlaneStage& stage, const Workspace& workspace, int64_t images,
+                       std::pair<int64_t, int64_t> rows, std::pair<int64_t, int64_t> tiles) const {
+    const bool sums = stage.epilogue.kind == Epilogue::Kind::sums;
+    const int64_t first = tiles.first * kLanes;
+    const Rows places = rows_of(stage.places, memory(workspace, stage.input),
+                                memory(workspace, stage.output), images, rows.first, rows.second);
+    ProductArgs args{};
+    args.input = places.input;
+    args.input_group = places.input_group;
+    args.input_offset = places.input_offset;
+    args.runs = stage.runs.count;
+    args.run_units = stage.runs.units;
+    args.run_stride = stage.runs.count > 1 ? stage.runs.offset[1] : 0;
+    args.weights = stage.weights.data() + first * args.runs * args.run_units * kWordBytes;
+    args.tiles = tiles.second - tiles.first;
+    args.constants = stage.constants.data() + first;
+    args.constant_offset = stage.constant_offset.data() + rows.first;
+    args.output = places.output + (sums ? 4 * first : first / 8);
+    args.output_group = places.output_group;
+    args.output_offset = places.output_offset;
+    args.group_rows = places.group_rows;
+    args.rows = places.rows;
+    (sums ? convert_.bgemm_sums : convert_.bgemm_bits).run(args);
+}
+
+void Graph::run(const CombineStage& stage, const Workspace& workspace, int64_t images,
+                Part part) const {
+    const Tensor& output = tensor(stage.output);
+    std::vector<const Tensor*> inputs;
+    bool dense = output.layout.dense();
+    for (const int id : stage.inputs) {
+        inputs.push_back(&tensor(id));
+        dense = dense && inputs.back()->layout.dense();
+    }
+    const int64_t height = output.layout.shape.height, width = output.layout.shape.width;
+    const auto [begin, end] = part.of(height, 1);
+    // Where nothing has a margin, all rows of all images follow one another.
+    const bool whole = dense && part.count == 1;
+    std::vector<Term> terms(inputs.size());
+    CombineArgs args{};
+    args.pixels = whole ? images * height * width : width;
+    args.count = static_cast<int64_t>(terms.size());
+    args.terms = terms.data();
+    args.output_stride = output.layout.pixel_bytes();
+    args.epilogue = stage.epilogue.view(0, output.zero);
+    for (int64_t image = 0; image < (whole ? 1 : images); ++image) {
+        for (int64_t y = whole ? 0 : begin; y < (whole ? 1 : end); ++y) {
+            for (size_t t = 0; t < terms.size(); ++t) {
+                const Layout& layout = inputs[t]->layout;
+                const bool several = terms.size() > 1;
+                terms[t] = {memory(workspace, stage.inputs[t]) + image * layout.image_bytes() +
+                                layout.offset(y, 0),
+                            layout.pixel_bytes(),
+                            layout.element == Element::sums,
+                            inputs[t]->zero,
+                            several ? stage.multipliers[t].data() : nullptr,
+                            several ? stage.scaled_multipliers[t].data() : nullptr};
+            }
+            args.output = memory(workspace, stage.output) + image * output.layout.image_bytes() +
+                          output.layout.offset(y, 0) + stage.first_channel;
+            kernels_.combine(args);
+        }
+    }
+}
+
+// Taps outside the image do not count.
+void Graph::run(const PoolStage& stage, const Workspace& workspace, int64_t images,
+                Part part) const {
+    const Tensor &input = tensor(stage.input), &output = tensor(stage.output);
+    const Layout &from = input.layout, &to = output.layout;
+    const Sliding& w = stage.window;
+    const auto kernel = stage.sum                       ? kernels_.add_bytes
+                        : from.element == Element::sums ? kernels_.max_sums
+                                                        : kernels_.max_bytes;
+    const auto [begin, end] = part.of(to.shape.height, 1);
+    for (int64_t image = 0; image < images; ++image) {
+        const std::byte* source = memory(workspace, stage.input) + image * from.image_bytes();
+        std::byte* target = memory(workspace, stage.output) + image * to.image_bytes();
+        if (from.element == Element::bits) {
+            pool_bits(stage, source, target, begin, end);
+            continue;
+        }
+        for (int64_t y = begin; y < end; ++y) {
+            const int64_t top = y * w.stride_h - w.top;
+            const int64_t y0 = std::max(top, int64_t{0});
+            const int64_t y1 = std::min(top + w.kernel_h, from.shape.height);
+            for (int64_t x = 0; x < to.shape.width; ++x) {
+                const int64_t left = x * w.stride_w - w.left;
+                const int64_t x0 = std::max(left, int64_t{0});
+                const int64_t x1 = std::min(left + w.kernel_w, from.shape.width);
+                kernel({source + from.offset(y0, x0), y1 - y0, x1 - x0, from.row_bytes(),
+                        from.pixel_bytes(), from.shape.channels, input.zero,
+                        target + to.offset(y, x)});
+            }
+        }
+    }
+}
+
+void Graph::pool_bits(const PoolStage& stage, const std::byte* source, std::byte* target,
+                      int64_t begin, int64_t end) const {
+    const Layout &from = tensor(stage.input).layout, &to = tensor(stage.output).layout;
+    const Sliding& w = stage.window;
+    const int64_t pixel_bytes = from.pixel_bytes();
+    for (int64_t y = begin; y < end; ++y) {
+        const int64_t top = y * w.stride_h - w.top;
+        const int64_t y0 = std::max(top, int64_t{0});
+        const int64_t y1 = std::min(top + w.kernel_h, from.shape.height);
+        for (int64_t x = 0; x < to.shape.width; ++x) {
+            const int64_t left = x * w.stride_w - w.left;
+            const int64_t x0 = std::max(left, int64_t{0});
+            const int64_t columns = std::min(left + w.kernel_w, from.shape.width) - x0;
+            const std::byte* first = source + from.offset(y0, x0);
+            std::byte* pixel = target + to.offset(y, x);
+            for (int64_t at = 0; at < pixel_bytes; at += kWordBytes) {
+                uint64_t word = 0;
+                for (int64_t ky = 0; ky < y1 - y0; ++ky) {
+                    const std::byte* tap = first + ky * from.row_bytes() + at;
+                    for (int64_t kx = 0; kx < columns; ++kx, tap += pixel_bytes) {
+                        word |= load_word(tap);
+                    }
+                }
+                store_word(pixel + at, word ^ stage.flips[static_cast<size_t>(at / kWordBytes)]);
+            }
+        }
+    }
+}
+
+void Graph::run(const SplitStage& stage, const Workspace& workspace, int64_t images,
+                Part part) const {
+    const Layout &from = tensor(stage.input).layout, &to = tensor(stage.output).layout;
+    const auto [begin, end] = part.of(to.shape.height, 1);
+    for (int64_t image = 0; image < images; ++image) {
+        const std::byte* source = memory(workspace, stage.input) + image * from.image_bytes();
+        std::byte* target = memory(workspace, stage.output) + image * to.image_bytes();
+        for (int64_t y = begin; y < end; ++y) {
+            for (int64_t x = 0; x < to.shape.width; ++x) {
+                kernels_.split({source + from.offset(y, x), from.shape.channels, stage.first,
+                                static_cast<int>(to.planes), target + to.offset(y, x),
+                                to.plane_bytes()});
+            }
+        }
+    }
+}
+
+void Graph::run_stage(size_t index, const Workspace& workspace, int64_t images, Part part) const {
+    const Stage& stage = stages_[index];
+    const int output = std::visit([](const auto& s) { return s.output; }, stage);
+    const bool first = tensor(output).first_stage == static_cast<int>(index);
+    if (part.index == 0 && first) fill_margin(workspace, output, images);
+    std::visit([&](const auto& s) { run(s, workspace, images, part); }, stage);
+}
+
+// Images [begin, end), in chunks of nearly equal size, whole tiles of 8 rows where they are many.
+GraphFault Graph::run_slice(const GraphBatch& batch, int64_t begin, int64_t end) const {
+    if (begin == end) return {};
+    const int64_t chunks = ceil_div(end - begin, chunk_);
+    const int64_t step =
+        std::min({round_up(ceil_div(end - begin, chunks), kBlockRows), chunk_, end - begin});
+    auto workspace = borrow(step);
+    GraphFault fault;
+    for (int64_t first = begin; first < end && fault.kind == GraphFault::Kind::none;
+         first += step) {
+        const int64_t images = std::min(step, end - first);
+        fill_margin(*workspace, 0, images);
+        for (int64_t i = 0; i < images && fault.kind == GraphFault::Kind::none; ++i) {
+            fault = load(batch, first + i, *workspace, i);
+        }
+        if (fault.kind != GraphFault::Kind::none) break;
+        if (!batch.captures.empty()) capture(batch, *workspace, -1, first, images);
+        for (size_t i = 0; i < stages_.size(); ++i) {
+            run_stage(i, *workspace, images, {});
+            if (!batch.captures.empty()) {
+                capture(batch, *workspace, static_cast<int>(i), first, images);
+            }
+        }
+        write_output(batch, *workspace, first, images);
+    }
+    give_back(std::move(workspace));
+    return fault;
+}
+
+// One image, each of its stages shared by all threads.
+GraphFault Graph::run_together(const GraphBatch& batch, int64_t threads) const {
+    auto workspace = borrow(1);
+    fill_margin(*workspace, 0, 1);
+    const GraphFault fault = load(batch, 0, *workspace, 0);
+    if (fault.kind == GraphFault::Kind::none) {
+        std::barrier<> together(threads);
+        const auto work = [&](int64_t index) {
+            for (size_t i = 0; i < stages_.size(); ++i) {
+                run_stage(i, *workspace, 1, {index, threads});
+                together.arrive_and_wait();
+            }
+        };
+        {
+            Threads others;
+            for (int64_t index = 1; index < threads; ++index) others.start(work, index);
+            work(0);
+        }
+        write_output(batch, *workspace, 0, 1);
+    }
+    give_back(std::move(workspace));
+    return fault;
+}
+
+GraphFault Graph::run(const GraphBatch& batch, int64_t threads) const {
+    if (!finished_) throw std::invalid_argument("the graph has no output yet");
+    if (batch.images == 1 && threads > 1 && batch.captures.empty()) {
+        return run_together(batch, threads);
+    }
+    const int64_t slices = std::clamp(threads, int64_t{1}, std::max(int64_t{1}, batch.images));
+    if (slices == 1) return run_slice(batch, 0, batch.images);
+
+    std::vector<GraphFault> faults(static_cast<size_t>(slices));
+    std::vector<std::exception_ptr> errors(static_cast<size_t>(slices));
+    const auto work = [&](int64_t slice) {
+        const auto i = static_cast<size_t>(slice);
+        try {
+            faults[i] = run_slice(batch, batch.images * slice / slices,
+                                  batch.images * (slice + 1) / slices);
+        } catch (...) {
+            errors[i] = std::current_exception();
+        }
+    };
+    {
+        Threads others;
+        for (int64_t slice = 1; slice < slices; ++slice) others.start(work, slice);
+        work(0);
+    }
+    for (const std::exception_ptr& error : errors) {
+        if (error) std::rethrow_exception(error);
+    }
+    for (const GraphFault& fault : faults) {
+        if (fault.kind != GraphFault::Kind::none) return fault;
+    }
+    return {};
+}
+
+}  // namespace bitwright

@@ -1,0 +1,248 @@
+// A network as a graph of tensors and stages, and how it runs: one call for the whole batch.
+//
+// Built once by one thread: tensors, then the stages between them in order, then finish(), which
+// packs weights and plans memory. run() is const and may be called by several threads at a time.
+// The Python face (kernels/graph.py) checks all that a user can get wrong; the checks here keep
+// memory safe.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "dispatch.h"
+#include "engine.h"
+#include "pack.h"
+
+namespace bitwright {
+
+// level = factor * stored - zero: of bytes the byte, of bits the number that the planes spell, of
+// sums the int32 itself (factor 1, zero 0).
+struct Tensor {
+    Layout layout;
+    int32_t factor = 1, zero = 0;
+    // Planned by finish(): bytes per image from the start of the arena, times the images.
+    int64_t offset = 0;
+    int first_stage = -1, last_stage = -1;
+};
+
+// What slides over an image. Taps outside it are level 0, or do not count (pools).
+struct Sliding {
+    int64_t kernel_h, kernel_w, stride_h, stride_w, top, left, bottom, right;
+    int64_t dilation_h, dilation_w;
+    int64_t taps() const { return kernel_h * kernel_w; }
+    Shape output(const Shape& input, int64_t channels) const;
+};
+
+// An epilogue's arrays, one element per channel, until pad() lays them out in tiles.
+struct EpilogueSpec {
+    Epilogue::Kind kind = Epilogue::Kind::sums;
+    int64_t count = 1;                        // thresholds per channel
+    std::vector<int32_t> thresholds;          // [count][channels]
+    std::vector<uint8_t> flips;               // bits
+    std::vector<int32_t> base, step;          // levels
+    std::vector<int64_t> multiplier, offset;  // codes
+    std::vector<double> scaled_multiplier, scaled_offset;
+    std::vector<uint16_t> tile_flips;
+    int shift = 0;
+    Rounding rounding = Rounding::nearest_even;
+    int32_t low = 0, high = 0;
+    int64_t group_channels = 0, group_padded = 0, padded = 0;
+
+    // Lays the arrays out: `groups` groups of channels, each in whole tiles.
+    void pad(int64_t channels, int64_t groups);
+    // The epilogue of one group.
+    Epilogue view(int64_t group, int32_t zero) const;
+};
+
+// Where the rows of a group of images read and write (Rows in engine.h).
+struct Places {
+    int64_t group_images = 0, pixels = 0, input_image = 0, output_image = 0;
+    std::vector<int32_t> input_offset, output_offset;
+};
+
+// Runs of taps: bytes from a row's first tap to each run, and the length of all.
+struct Runs {
+    int64_t count = 0, units = 0;
+    std::vector<int32_t> offset;
+    int64_t taps_per_run = 1;  // kernel taps that follow one another in memory
+    int64_t tap_stride = 0;    // bytes between them
+};
+
+// Product with int8 weights over bytes, grouped, or with one weight per channel (depthwise).
+struct DotStage {
+    int input, output;
+    Sliding window;
+    int64_t channels, groups;
+    bool depthwise;
+    std::vector<int8_t> levels;  // [channels][C / groups][kernel_h][kernel_w]; released once packed
+    EpilogueSpec epilogue;
+    Bytes weights;
+    int64_t tiles = 0;  // per group
+    std::vector<int32_t> constants;
+    Runs runs;
+    Places places;
+};
+
+// Product over planes of bits. The weights are the planes of two's complement, or +-1 (exclusive).
+struct PlaneStage {
+    int input, output;
+    Sliding window;
+    int64_t channels, weight_planes;
+    bool exclusive, is_signed;
+    std::vector<int8_t> levels;
+    EpilogueSpec epilogue;
+    // Bits times +-1: the kernels of one pair compare the count itself (ProductArgs in kernels.h).
+    bool single = false;
+    Bytes weights;
+    int64_t tiles = 0;
+    std::vector<PlanePair> pairs;
+    std::vector<int32_t> constants, constant_offset;  // by kind of pixel
+    Runs runs;
+    Places places;
+};
+
+// Pixel by pixel: a sum of tensors through an epilogue, into a slice of the output's channels.
+struct CombineStage {
+    std::vector<int> inputs;
+    int output;
+    int64_t first_channel;
+    std::vector<std::vector<int64_t>> multipliers;  // of several terms, padded
+    std::vector<std::vector<double>> scaled_multipliers;
+    EpilogueSpec epilogue;
+};
+
+// The maximum of each window (of bits: their OR, then xor flips), or the sum of its levels.
+struct PoolStage {
+    int input, output;
+    Sliding window;
+    bool sum;
+    std::vector<uint64_t> flips;
+};
+
+struct SplitStage {
+    int input, output;
+    int first;  // bit of the lowest plane
+};
+
+// Why a batch cannot run: the first offending element.
+struct GraphFault {
+    enum class Kind { none, nan, code } kind = Kind::none;
+    int64_t image = 0, element = 0;
+};
+
+struct Capture {
+    int tensor;
+    int32_t* levels;  // [images][C][H][W]
+};
+
+struct GraphBatch {
+    enum class Type { float32, int8, uint8 };
+    const void* samples;  // [images][C * H * W]
+    Type type;
+    int64_t images;
+    void* output;  // [images][N * H * W] float, or int32 levels
+    std::span<const Capture> captures;
+};
+
+class Graph {
+  public:
+    Graph(const KernelTable& convert, const EngineTable& kernels)
+        : convert_(convert), kernels_(kernels) {}
+
+    // A tensor of the first axis' shape; its id. Tensor 0 is the input.
+    int add_tensor(Element element, const Shape& shape, int64_t planes, int32_t factor,
+                   int32_t zero);
+    // Bytes hold clip(rint_half_even(x / scale), low, high) + zero; codes of samples are levels +
+    // zero_point. Bits hold x >= 0.
+    void set_input(float scale, int32_t low, int32_t high, int32_t zero_point);
+    void add_dot(int input, int output, const Sliding& window, int64_t channels, int64_t groups,
+                 std::vector<int8_t> levels, EpilogueSpec epilogue);
+    void add_planes(int input, int output, const Sliding& window, int64_t channels,
+                    int64_t weight_planes, bool exclusive, bool is_signed,
+                    std::vector<int8_t> levels, EpilogueSpec epilogue);
+    void add_combine(std::vector<int> inputs, int output, int64_t first_channel, int64_t channels,
+                     std::vector<std::vector<int64_t>> multipliers, EpilogueSpec epilogue);
+    void add_pool(int input, int output, const Sliding& window, bool sum,
+                  const std::vector<uint8_t>& flips);
+    void add_split(int input, int output, int first);
+    // The output: float((acc M + B) 2^-shift) of a tensor, or its levels where M is empty.
+    void finish(int tensor, std::vector<int64_t> multipliers, std::vector<int64_t> offsets,
+                int shift);
+
+    GraphFault run(const GraphBatch& batch, int64_t threads) const;
+
+    const Tensor& tensor(int id) const;
+    int output_tensor() const { return output_; }
+    bool finished() const { return finished_; }
+    bool writes_levels() const { return output_multipliers_.empty(); }
+    bool binary_input() const { return tensors_.front().layout.element == Element::bits; }
+    std::pair<int32_t, int32_t> input_codes() const;
+    int64_t arena_bytes() const { return arena_bytes_; }  // per image
+
+  private:
+    using Stage = std::variant<DotStage, PlaneStage, CombineStage, PoolStage, SplitStage>;
+    struct Workspace {
+        int64_t images = 0;
+        Bytes arena, scratch;
+        mutable std::vector<int32_t> row;  // levels of one pixel of the output
+    };
+    // A share of a stage: part `index` of `count`.
+    struct Part {
+        int64_t index = 0, count = 1;
+        std::pair<int64_t, int64_t> of(int64_t size, int64_t unit) const;
+    };
+
+    Tensor& open(int id);
+    void connect(std::initializer_list<int> inputs, int output);
+    void need_margin(int id, const Sliding& window);
+    void plan_memory();
+    std::unique_ptr<Workspace> borrow(int64_t images) const;
+    void give_back(std::unique_ptr<Workspace> workspace) const;
+    std::byte* memory(const Workspace& workspace, int tensor) const;
+    void fill_margin(const Workspace& workspace, int tensor, int64_t images) const;
+    GraphFault load(const GraphBatch& batch, int64_t image, Workspace& workspace,
+                    int64_t slot) const;
+    GraphFault run_slice(const GraphBatch& batch, int64_t begin, int64_t end) const;
+    GraphFault run_together(const GraphBatch& batch, int64_t threads) const;
+    void run_stage(size_t index, const Workspace& workspace, int64_t images, Part part) const;
+    void run(const DotStage&, const Workspace&, int64_t images, Part) const;
+    void run(const PlaneStage&, const Workspace&, int64_t images, Part) const;
+    void run_single(const PlaneStage& stage, const Workspace& workspace, int64_t images,
+                    std::pair<int64_t, int64_t> rows, std::pair<int64_t, int64_t> tiles) const;
+    void run(const CombineStage&, const Workspace&, int64_t images, Part) const;
+    void run(const PoolStage&, const Workspace&, int64_t images, Part) const;
+    void run(const SplitStage&, const Workspace&, int64_t images, Part) const;
+    void pool_bits(const PoolStage&, const std::byte* source, std::byte* target, int64_t begin,
+                   int64_t end) const;
+    void write_output(const GraphBatch& batch, const Workspace& workspace, int64_t first,
+                      int64_t images) const;
+    void capture(const GraphBatch& batch, const Workspace& workspace, int stage, int64_t first,
+                 int64_t images) const;
+    void levels(const Tensor& tensor, const std::byte* image, int64_t y, int64_t x,
+                int32_t* out) const;
+
+    KernelTable convert_;
+    EngineTable kernels_;
+    std::vector<Tensor> tensors_;
+    std::vector<Stage> stages_;
+    float scale_ = 1.0F;
+    int32_t low_ = -1, high_ = 1, zero_point_ = 0;
+    int output_ = 0;
+    std::vector<double> output_multipliers_, output_offsets_;
+    double factor_ = 1.0;
+    bool finished_ = false;
+    int64_t arena_bytes_ = 0, chunk_ = 1;
+    mutable std::mutex mutex_;
+    mutable std::vector<std::unique_ptr<Workspace>> idle_;
+};
+
+// Packs the weights of a stage and lists its places (graph-pack.cc).
+void pack(DotStage& stage, const Tensor& input, const Tensor& output);
+void pack(PlaneStage& stage, const Tensor& input, const Tensor& output);
+
+}  // namespace bitwright
