@@ -59,3 +59,18 @@ def test_timings_cover_every_batch_and_restore_threads():
     assert any(r.startswith("bitwright") for r in runtimes)
     assert all(t.seconds > 0 for t in timings)
     assert torch.get_num_threads() == before
+
+
+def test_a_float_twin_is_built_of_chains_only():
+    codes = bw.integer.Codes.pack(bw.Int(8), np.ones((2, 2), np.int64))
+    ones, zeros = np.ones(2, np.int64), np.zeros(2, np.int64)
+    branching = bw.integer.Network(
+        [
+            bw.integer.Input("input", "", (2,), bw.Int(8), 1.0),
+            bw.integer.Linear("a", "input", codes),
+            bw.integer.Linear("b", "input", codes),
+            bw.integer.Output("output", "b", ones, zeros, 0),
+        ]
+    )
+    with pytest.raises(bw.errors.InvalidValueError, match=r"at b$"):
+        analysis.float_twin(branching)

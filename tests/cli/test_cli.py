@@ -97,6 +97,15 @@ def test_verify_compares_on_every_backend(bitwright, run):
     assert {examples for examples, _, _ in lines} == {"360"}
 
 
+def test_run_explains_the_engines_plan(bitwright, run):
+    done = bitwright("run", run / "model.bw", "--explain")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"fc2\.threshold +planes +bits +16,384", done.stdout)
+    done = bitwright("run", run / "model.bw")
+    assert done.returncode == 2
+    assert "--explain" in done.stderr
+
+
 def test_a_flipped_bit_is_refused_and_then_named(bitwright, run, tmp_path):
     for name in ("run.json", "checkpoint.safetensors"):
         (tmp_path / name).write_bytes((run / name).read_bytes())

@@ -327,3 +327,32 @@ def test_pool_order_and_norm_sign_on_every_accumulator():
         network = bw.lower(model, x)
         for backend in ("engine", "interpreter"):
             assert bw.verify(model, network, [x], backend=backend).differing == 0
+
+
+@pytest.mark.parametrize("form", ["uint8", "int8", "uint4", "int4", "uint2"])
+def test_affine_activations_lower_with_their_zero_points(form):
+    torch.manual_seed(3)
+    model = nn.Sequential(
+        nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(5, 4, 3),
+        nn.Flatten(), nn.Linear(16, 3),
+    )  # fmt: skip
+    recipe = bw.recipe(
+        "float",
+        weight={"format": "int8", "controller": "max-abs", "per": "channel"},
+        activation={"format": form, "controller": "min-max"},
+    )
+    bw.quantize_(model, recipe, verbose=False)
+    x = torch.rand(40, 2, 8, 8) * 3 - 1
+    bw.calibrate(model, [x])
+    network = bw.lower(model, x[:1])
+    assert network.input.zero_point != 0
+    for backend in ("interpreter", None):
+        assert bw.verify(model, network, [x], backend=backend).differing == 0
+
+
+def test_other_overflows_are_refused_by_name():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    wrap = {"format": "fixed8.4", "overflow": "wrap"}
+    bw.quantize_(model, bw.recipe("float", weight="int8", activation=wrap), verbose=False)
+    with pytest.raises(InvalidValueError, match="overflow by wrap"):
+        bw.lower(model, torch.zeros(1, 4))

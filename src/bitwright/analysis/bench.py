@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bitwright.errors import InvalidValueError
 from bitwright.integer import Conv, Linear, MaxPool, Network, Output, Reshape
 
 Run = Callable[[], object]
@@ -71,6 +72,9 @@ def time_network(
     return timings
 
 
+_CHAIN = ("input", "linear", "conv", "affine", "threshold", "clip", "max_pool", "reshape", "output")
+
+
 def _warm_up(run: Run) -> None:
     """Call `run` for `WARM_SECONDS`, at least once."""
     began = time.perf_counter()
@@ -80,18 +84,44 @@ def _warm_up(run: Run) -> None:
 
 
 def float_twin(network: Network) -> nn.Module:
-    """The same layers in torch float32: products, batch norm, ReLU, pools."""
+    """The same layers in torch float32: products, batch norm, ReLU, pools.
+
+    Raises:
+        InvalidValueError: the network is no plain chain of these; the message names the operation.
+    """
     layers: list[nn.Module] = []
+    last = ""
     for operation in network.operations:
         shape = network.types[operation.name].shape
+        plain = operation.kind in _CHAIN and (operation.input == last or not last)
+        if isinstance(operation, Conv):
+            plain = plain and operation.rank == 2 and all(a == b for a, b in operation.pads)
+        if not plain:
+            raise InvalidValueError(
+                "a float network to compare with is built of a chain of layers",
+                got=operation.kind,
+                where=operation.name,
+            )
+        last = operation.name
         if isinstance(operation, Linear | Conv):
             weight = torch.from_numpy(operation.weight.array.astype(np.float32))
             out, taken = weight.shape[:2]
             if isinstance(operation, Linear):
                 layers.append(nn.Linear(taken, out, bias=False))
             else:
-                kernel = (weight.shape[2], weight.shape[3])
-                layers.append(nn.Conv2d(taken, out, kernel, operation.stride, operation.padding, bias=False))
+                (top, _), (left, _) = operation.pads
+                layers.append(
+                    nn.Conv2d(
+                        taken * operation.groups,
+                        out,
+                        (weight.shape[2], weight.shape[3]),
+                        (operation.stride[0], operation.stride[1]),
+                        (top, left),
+                        (operation.dilations[0], operation.dilations[1]),
+                        operation.groups,
+                        bias=False,
+                    )
+                )
             layers[-1].load_state_dict({"weight": weight})
         elif isinstance(operation, MaxPool):
             layers.append(nn.MaxPool2d(operation.kernel, operation.stride, operation.padding))
@@ -140,7 +170,12 @@ def _onnx_session(twin: nn.Module, shape: tuple[int, ...], threads: int) -> Any:
                 inputs.append(f"{name}{index}")
                 constants.append(onnx.numpy_helper.from_array(value, inputs[-1]))
         if isinstance(layer, nn.Conv2d):
-            attributes = {"strides": layer.stride, "pads": [*_pair(layer.padding)] * 2}
+            attributes = {
+                "strides": layer.stride,
+                "pads": [*_pair(layer.padding)] * 2,
+                "dilations": layer.dilation,
+                "group": layer.groups,
+            }
         elif isinstance(layer, nn.MaxPool2d):
             attributes = {
                 "kernel_shape": _pair(layer.kernel_size),

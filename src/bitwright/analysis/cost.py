@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from bitwright.formats import Binary
-from bitwright.integer import Conv, Linear, Network
+from bitwright.integer import Network
+from bitwright.integer.operations import Product
 
 FLOAT_MAC = "float MAC"
 BINARY_MAC = "xor+popcount"
@@ -19,16 +20,15 @@ def integer_operations(network: Network) -> dict[str, int]:
     """Multiply-accumulates per example, by the kind of their operands, most frequent first."""
     counts: Counter[str] = Counter()
     for operation in network.operations:
-        if isinstance(operation, Linear | Conv):
-            taps = math.prod(operation.weight.shape[1:])
-            outputs = math.prod(network.types[operation.name].shape)
+        if isinstance(operation, Product):
             source = network.types[operation.input]
+            macs = operation.macs(source)
             binary = isinstance(operation.weight.format, Binary)
             if binary and (source.low, source.high) == (-1, 1):
-                counts[BINARY_MAC] += taps * outputs
+                counts[BINARY_MAC] += macs
             else:
                 width = max(source.bound.bit_length(), operation.weight.format.bits)
-                counts[f"int{8 if width <= 8 else 16 if width <= 16 else 32}"] += taps * outputs
+                counts[f"int{8 if width <= 8 else 16 if width <= 16 else 32}"] += macs
     return dict(counts.most_common())
 
 

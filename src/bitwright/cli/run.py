@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich import box
@@ -10,10 +11,13 @@ from rich.table import Table
 
 from bitwright.cli.common import console, threads_option
 
+if TYPE_CHECKING:
+    from bitwright.integer import Network
+
 
 @click.command("run")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--invert", is_flag=True, help="Dark on light instead of light on dark.")
 @click.option("--backend", help="engine or interpreter; the engine by default where it knows the network.")
 @click.option(
@@ -23,6 +27,9 @@ from bitwright.cli.common import console, threads_option
     show_default=True,
     help="Show so many best classes.",
 )
+@click.option(
+    "--explain", is_flag=True, help="Print the engine's plan: the kernel of each operation, and why."
+)
 @click.option("--no-check", is_flag=True, help="Read the file even where its SHA-256 does not fit.")
 @threads_option
 def command(
@@ -31,6 +38,7 @@ def command(
     invert: bool,
     backend: str | None,
     top: int,
+    explain: bool,
     no_check: bool,
     threads: int | None,
 ) -> None:
@@ -43,12 +51,19 @@ def command(
     Examples:
       bitwright run runs/demo/model.bw three.png
       bitwright run runs/demo/model.bw batch.npy --top 3
+      bitwright run runs/demo/model.bw --explain
     """
     from bitwright.data import Preprocessing, read_images
     from bitwright.errors import FileFormatError
     from bitwright.integer import load
 
     network = load(model, check=not no_check)
+    if explain:
+        console.print(_plan(network))
+    if not inputs:
+        if explain:
+            return
+        raise click.UsageError("name at least one image or .npy file (or --explain)")
     if "preprocessing" not in network.meta:
         raise FileFormatError(
             "a model file that reads images carries its preprocessing",
@@ -65,9 +80,26 @@ def command(
     for path in inputs:
         x = read_images([path], preprocessing, invert=invert)
         scores = network(x, backend=backend, threads=threads)
+        if scores.ndim == 1:  # the network ends in an argmax
+            for index, best in enumerate(scores):
+                name = f"{path}[{index}]" if len(scores) > 1 else str(path)
+                table.add_row(name, classes[best] if best < len(classes) else str(best), "")
+            continue
         for index, row in enumerate(scores):
             name = f"{path}[{index}]" if len(scores) > 1 else str(path)
             for rank, best in enumerate(row.argsort()[::-1][:top]):
                 label = classes[best] if best < len(classes) else str(best)
                 table.add_row(name if rank == 0 else "", label, f"{row[best]:.3f}")
     console.print(table)
+
+
+def _plan(network: Network) -> Table | str:
+    """The engine's plan, one row a stage; or why the interpreter runs."""
+    if network.engine_problem is not None:
+        return f"the interpreter runs it: {network.engine_problem}"
+    rows = network.engine().explain()
+    table = Table("operation", "kernel", "layout", "MACs", "why", box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        macs = f"{row['macs']:,}" if row["macs"] else ""
+        table.add_row(row["operation"], row["kernel"], row["layout"], macs, row["reason"])
+    return table

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from bitwright import integer
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Binary, Format, Rounding, twin
+from bitwright.formats import Binary, Format, Overflow, Rounding, twin
 from bitwright.integer import Codes, Network, Operation, TensorType
 from bitwright.nn import (
     BatchNorm1d,
@@ -128,8 +128,8 @@ class _Lowering:
         assert isinstance(layer, Linear | Conv2d)
         consumer = layer.fold.consumer if layer.fold is not None else None
         for quantizer in (layer.slots.of("forward.activation"), consumer):
-            if quantizer is not None and quantizer.current_zero_point() is not None:
-                return "zero points are not lowered yet"
+            if quantizer is not None and quantizer.spec.overflow is not Overflow.SATURATE:
+                return f"its activations overflow by {quantizer.spec.overflow.value}, not by saturation"
         return (layer.fold or Fold(layer, None, None)).problem or link.problem
 
     # --- one node after the other ---------------------------------------------------------------------
@@ -209,7 +209,10 @@ class _Lowering:
                 where=f"the activation of {users[0].target}",
             )
         name = self._free("input")
-        self._append(integer.Input(name, "", self.input_shape, quantizer.format, _scale(quantizer)))
+        scale, zero_point = _scale(quantizer), _zero_point(quantizer)
+        self._append(
+            integer.Input(name, "", self.input_shape, quantizer.format, scale, zero_point=zero_point)
+        )
 
     def _product(self, name: str, layer: ComputeLayer) -> None:
         weight = stored_weight(layer)
@@ -233,14 +236,26 @@ class _Lowering:
             self._append(integer.Output(name, self._last, multiplier, offset, affine.shift))
             return
         form, rounding = fold.consumer.format, eval_rounding(fold.consumer)
+        zero_point = _zero_point(fold.consumer)
         if form.bits <= THRESHOLD_BITS:
             thresholds, direction = find_thresholds(
-                multiplier, offset, affine.shift, form, rounding, self.type.bound
+                multiplier, offset, affine.shift, form, rounding, self.type.bound, zero_point
             )
-            self._append(integer.Threshold(f"{name}.threshold", self._last, thresholds, direction, form))
+            self._append(
+                integer.Threshold(f"{name}.threshold", self._last, thresholds, direction, form, zero_point)
+            )
         else:
             self._append(
-                integer.Affine(f"{name}.affine", self._last, multiplier, offset, affine.shift, form, rounding)
+                integer.Affine(
+                    f"{name}.affine",
+                    self._last,
+                    multiplier,
+                    offset,
+                    affine.shift,
+                    form,
+                    rounding,
+                    zero_point,
+                )
             )
 
     def _clip(self, name: str, low: float, high: float) -> None:
@@ -253,7 +268,8 @@ class _Lowering:
         # in the type of the values that `Fold.apply` hands on
         real = torch.float32 if scale is None and not consumer.format.wide else torch.float64
         limits = torch.tensor([low, high], dtype=real)
-        bounds = twin.numbers(consumer.format, limits, scale, eval_rounding(consumer))
+        zero_point = consumer.current_zero_point()
+        bounds = twin.numbers(consumer.format, limits, scale, eval_rounding(consumer), zero_point=zero_point)
         first, last = (int(b) for b in bounds)
         if first > self.type.low or last < self.type.high:
             self._append(integer.Clip(name, self._last, first, last))
@@ -273,6 +289,7 @@ def find_thresholds(
     form: Format,
     rounding: Rounding,
     bound: int,
+    zero_point: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The accumulators at which y = (acc M + B) 2^-s rounds to the next code, by bisection on integers.
 
@@ -291,8 +308,9 @@ def find_thresholds(
         if isinstance(form, Binary):
             above: np.ndarray = (y >= 0).astype(np.int64)
             return above
-        level: np.ndarray = np.clip(integer.round_shift(y, shift, rounding), form.code_min, form.code_max)
-        return level - form.code_min
+        low, high = form.code_min - zero_point, form.code_max - zero_point
+        level: np.ndarray = np.clip(integer.round_shift(y, shift, rounding), low, high)
+        return level - low
 
     wanted = np.arange(1, len(codes))[None, :]
     low = np.full((len(multiplier), len(codes) - 1), -bound, dtype=np.int64)
@@ -314,6 +332,11 @@ def _slot(layer: ComputeLayer, operand: str) -> Quantizer:
 def _scale(quantizer: Quantizer) -> float:
     scale = quantizer.current_scale()
     return 1.0 if scale is None else float(scale)
+
+
+def _zero_point(quantizer: Quantizer) -> int:
+    zero_point = quantizer.current_zero_point()
+    return 0 if zero_point is None else int(zero_point)
 
 
 def _pair(value: Any) -> tuple[int, int]:
