@@ -8,7 +8,7 @@ import torch
 from quantize_native import F32, GRIDS, INF, run, same_bits
 
 from bitwright.errors import InvalidValueError
-from bitwright.kernels import ISA_VARIABLE, Program, available_isas, default_isa, describe, quantize_isas
+from bitwright.kernels import ISA_VARIABLE, Graph, available_isas, default_isa, describe, quantize_isas
 from bitwright.kernels.quantize import RoundingCode
 
 
@@ -23,7 +23,7 @@ def test_forced(monkeypatch, isa):
     monkeypatch.setenv(ISA_VARIABLE, isa)
     assert describe()["quantize_isa"] == isa
     assert default_isa() == (isa if isa in available_isas() else "scalar")
-    assert Program().isa == default_isa()
+    assert Graph().isa == default_isa()
 
 
 def test_unforced(monkeypatch):
