@@ -94,8 +94,8 @@ inline __attribute__((always_inline)) void store_tile(const Epilogue& e, __m512i
 }
 
 // The accumulators of `rows` rows x `count` tiles. Not inlined: its loops index them by variables,
-// which would move the kernels' own from registers to memory. The copy: what is stored could otherwise
-// change the epilogue, for all that the compiler knows.
+// which would move the kernels' own from registers to memory. The copy: what is stored could
+// otherwise change the epilogue, for all that the compiler knows.
 template <Epilogue::Kind K>
 __attribute__((noinline)) void store_block(const Epilogue& given, const __m512i* acc, int rows,
                                            int count, int64_t tile, std::byte* output,
