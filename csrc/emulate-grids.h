@@ -36,6 +36,7 @@ class Uniform {
         half_high_ = V::mul(high_, V::all(0.5F));
     }
 
+    template <bool rare>
     [[gnu::always_inline]] void count(F q, Counters<V>& counters) const {
         const F half = V::min(V::max(q, half_low_), half_high_);
         counters.over = V::count(counters.over, V::ne(clip(q), q));
@@ -74,14 +75,19 @@ template <typename V>
 class Magnitudes {
     using F = typename V::F;
     using I = typename V::I;
+    using M = typename V::M;
 
   public:
     void shift(I) {}  // no zero points
 
+    template <bool rare>
     [[gnu::always_inline]] void count(F q, Counters<V>& counters) const {
         const F u = abs<V>(q);
+        const M half = V::gt(u, half_max_);
+        if (rare && !V::any(half)) [[likely]]
+            return;
         counters.over = V::count(counters.over, V::gt(u, max_));
-        counters.over_half = V::count(counters.over_half, V::gt(u, half_max_));
+        counters.over_half = V::count(counters.over_half, half);
     }
 
   protected:
@@ -340,6 +346,7 @@ class Sign {
     Sign(const Grid&, const Random& random) : half_of_draws_(power_of_two(random.bits - 1)) {}
 
     void shift(I) {}
+    template <bool>
     void count(F, Counters<V>&) const {}
     F zero() const { return V::all(0.0F); }
 

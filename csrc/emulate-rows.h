@@ -82,13 +82,15 @@ struct Walk {
     template <typename Args>
     explicit Walk(const Args& args) : grid(args.grid, args.random) {}
 
-    // `i` is the row-major index of the first lane; `finite` promises that every x is.
-    template <bool observe, bool finite = false>
+    // `i` is the row-major index of the first lane; `finite` promises that every x is, `unit` that
+    // the scale is 1; `rare` expects few overflows (blocks have many by their scale's rule).
+    template <bool observe, bool finite = false, bool unit = false, bool rare = false>
     [[gnu::always_inline]] F quantize(F x, int64_t i, const Divisor<V>& divide, F out_scale,
                                       Draws<V>& draws) {
         if constexpr (observe) max_abs = max_finite<V>(max_abs, x);
-        const F q = divide(x);
-        grid.count(q, counters);
+        F q = x;
+        if constexpr (!unit) q = divide(x);
+        grid.template count<rare>(q, counters);
         F draw{};
         if constexpr (G::kStochastic) draw = draws.at(i);
         F number;
@@ -97,13 +99,15 @@ struct Walk {
         } else {
             number = grid(q, draw);
         }
+        if constexpr (unit) return V::add(number, grid.zero());
         return V::add_zero_mul(number, out_scale, grid.zero());
     }
 
     // Elements [i, end) with one scale.
     template <bool observe, typename Args>
     [[gnu::always_inline]] void span(const Args& args, int64_t i, int64_t end,
-                                     const Divisor<V>& divide, F out_scale, Draws<V>& draws) {
+                                     const Divisor<V>& divide, F out_scale, Draws<V>& draws,
+                                     bool unit = false) {
         const float* const input = args.input;
         float* const output = args.output;
         const auto some = [&](int64_t n) __attribute__((always_inline)) {
@@ -115,7 +119,10 @@ struct Walk {
             const auto lanes = static_cast<int64_t>(reinterpret_cast<uintptr_t>(output + i) / 4);
             const int64_t head = -lanes & (V::kLanes - 1);
             if (head != 0 && i + head <= end) some(head);
-            if constexpr (observe) i = runs(input, output, i, end, divide, out_scale, draws);
+            if constexpr (observe) {
+                i = unit ? runs<true>(input, output, i, end, divide, out_scale, draws)
+                         : runs<false>(input, output, i, end, divide, out_scale, draws);
+            }
             for (; i + V::kLanes <= end; i += V::kLanes) {
                 const F x = V::load(input + i);
                 V::stream(output + i, quantize<observe>(x, i, divide, out_scale, draws));
@@ -130,6 +137,7 @@ struct Walk {
 
     // Runs of vectors from i on, the output elsewhere than the input: taken to be of finite
     // quotients, and done again with care where one is not. Returns where the last whole run ends.
+    template <bool unit>
     [[gnu::always_inline]] int64_t runs(const float* input, float* output, int64_t i, int64_t end,
                                         const Divisor<V>& divide, F out_scale, Draws<V>& draws) {
         using I = typename V::I;
@@ -145,7 +153,7 @@ struct Walk {
                 const F x = V::load(input + i + v);
                 largest = V::max_int(largest, V::bits(abs<V>(x)));
                 V::stream(output + i + v,
-                          quantize<false, true>(x, i + v, divide, out_scale, draws));
+                          quantize<false, true, unit, true>(x, i + v, divide, out_scale, draws));
             }
             if (!V::any(V::gt_int(largest, limit))) [[likely]] {
                 max_abs = V::max_int(max_abs, V::add_int(largest, V::all_int(kNothing)));
@@ -196,7 +204,8 @@ void rows(const EmulateArgs& args, int64_t begin, int64_t end, Statistics& stati
         const F out_scale = args.scaled ? divide.s : V::all(1.0F);
         if (args.zero_points) walk.grid.shift(V::all_int(args.zero_points[channel]));
         walk.max_abs = V::all_int(kNothing);
-        walk.template span<true>(args, i, stop, divide, out_scale, draws);
+        walk.template span<true>(args, i, stop, divide, out_scale, draws,
+                                 args.scales[channel] == 1.0F);
         float& max_abs = statistics.max_abs[channel];
         const float seen = magnitude_of(V::reduce_max(walk.max_abs));
         if (seen > max_abs) max_abs = seen;
