@@ -11,8 +11,11 @@ import bitwright as bw
 from bitwright import models
 from bitwright.quantize import quantizers
 
-# torch's own tracer instantiates autograd functions, and warns of it
-pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+# torch's own tracer and compiler use what torch warns of
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
+]
 
 MOVING = {"controller": "max-abs"}
 RECIPES = {
