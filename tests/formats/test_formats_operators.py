@@ -227,3 +227,41 @@ def test_other_types_and_shapes():
     two_axes = torch.rand(3, 5) + 0.1
     for left, right in zip(*both(form, x, two_axes), strict=True):
         assert_same_bits(left, right)
+
+
+@pytest.mark.parametrize("call", ["quantize", "encode"])
+@pytest.mark.parametrize("shape", [(3, 1), (5, 1), (7,), (2, 4, 6), (0,), (6, 1, 1)])
+def test_what_does_not_broadcast_is_refused(call, shape):
+    """A kernel would read beyond it, or the result would have another shape."""
+    x = torch.randn(4, 6)
+    with pytest.raises(InvalidValueError, match="broadcast to the tensor"):
+        getattr(parse("fixed12"), call)(x, scale=torch.ones(shape))
+    with pytest.raises(InvalidValueError, match="broadcast to the tensor"):
+        getattr(parse("uint8"), call)(x, zero_point=torch.ones(shape, dtype=torch.int32))
+    with pytest.raises(InvalidValueError, match="broadcast to the tensor"):
+        operators.quantize(parse("fixed12"), x, torch.ones(shape))
+    with pytest.raises(InvalidValueError, match="broadcast to the tensor"):
+        operators.gate(parse("fixed12"), x, x, torch.ones(shape))
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.inf, math.nan])
+def test_scales_in_tensors_are_checked_like_numbers(bad):
+    form, x = parse("fixed12"), torch.randn(4, 6)
+    for call in (form.quantize, form.encode):
+        with pytest.raises(InvalidValueError, match="positive and finite"):
+            call(x, scale=torch.tensor([1.0, 1.0, bad, 1.0]).view(4, 1))
+    with pytest.raises(InvalidValueError, match="positive and finite"):
+        form.decode(torch.zeros(3, dtype=torch.int16), scale=torch.tensor(bad))
+
+
+@pytest.mark.parametrize("shift", [1, 8, 16, 4096])
+@pytest.mark.parametrize("name", ["fixed8.4", "e4m3fn", "bfp8x32"])
+def test_out_may_overlap_the_input(name, shift):
+    form, memory = parse(name), torch.randn(1 << 18)
+    for source, target in (
+        (slice(None, -shift), slice(shift, None)),
+        (slice(shift, None), slice(None, -shift)),
+    ):
+        shared = memory.clone()
+        expected = form.quantize(shared[source].clone())
+        assert torch.equal(form.quantize(shared[source], out=shared[target]), expected)

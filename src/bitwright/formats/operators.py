@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from bitwright.errors import InvalidValueError
 from bitwright.formats import block_twin, grids, twin
 from bitwright.formats.block import Block
 from bitwright.formats.names import parse
@@ -90,6 +91,9 @@ def _implementation(
     out: torch.Tensor | None = None,
 ) -> Measured:
     form, mode, fate = parse(format), Rounding(rounding), Overflow(overflow)
+    for value in (scale, zero_point):
+        if value is not None:
+            check_broadcast(x, value)
     if x.device.type == "cpu" and x.dtype != torch.float64:
         words = _key(key, bits)
         done = _kernel(form, x, scale, zero_point, words, mode, fate, scaled, axis, out)
@@ -156,6 +160,9 @@ def _gate(
     high: float,
 ) -> torch.Tensor:
     form = parse(format)
+    for value in (scale, zero_point):
+        if value is not None:
+            check_broadcast(x, value)
     plain = x.dtype == grad.dtype == torch.float32 and not form.wide and x.stride() == grad.stride()
     order = _storage_order(x)
     step = _along_one_axis(x, form.scale_or_default(scale), torch.float32)
@@ -209,7 +216,7 @@ def _kernel(
     order = _storage_order(source)
     if order is None or (order and (blocks or rounding is Rounding.STOCHASTIC)):
         source, order = source.contiguous(), tuple(range(x.dim()))  # whose elements lie in logical order
-    target = out if out is not None and out.stride() == source.stride() else torch.empty_like(source)
+    target = out if out is not None and _may_receive(out, source) else torch.empty_like(source)
     counts = torch.empty(2, dtype=torch.int64)
     if isinstance(form, Block):
         max_abs = torch.empty(())
@@ -246,6 +253,24 @@ def _kernel(
     if out is None and target.stride() != x.stride():
         target = torch.empty_like(x, dtype=torch.float32).copy_(target)
     return target, max_abs, counts
+
+
+def check_broadcast(x: torch.Tensor, value: torch.Tensor) -> None:
+    """Raise where a scale or zero point does not broadcast to x: a kernel would read beyond it."""
+    lead = x.dim() - value.dim()
+    long = [(lead + i, n) for i, n in enumerate(value.shape) if n != 1]
+    if not all(axis >= 0 and x.shape[axis] == n for axis, n in long):
+        raise InvalidValueError(
+            "scales and zero points broadcast to the tensor",
+            got=tuple(value.shape),
+            where=f"a tensor of {tuple(x.shape)}",
+        )
+
+
+def _may_receive(out: torch.Tensor, source: torch.Tensor) -> bool:
+    """Whether a kernel may write there: in the same order, and over all of `source` or none of it."""
+    shared = out.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
+    return out.stride() == source.stride() and (not shared or out.data_ptr() == source.data_ptr())
 
 
 def _storage_order(x: torch.Tensor) -> tuple[int, ...] | None:

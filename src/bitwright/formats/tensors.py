@@ -31,12 +31,12 @@ def quantize(
     values, _, _ = operators.quantize(
         form,
         x.detach(),
-        _scale_tensor(form, scale, x.device),
+        _scale_tensor(form, scale, x),
         rounding,
         overflow,
         None if key is None else key_tensor(key),
         RANDOM_BITS if key is None else key.bits,
-        _zero_points(form, zero_point, x.device, overflow),
+        _zero_points(form, zero_point, x, overflow),
         out=out,
     )
     return values
@@ -53,18 +53,20 @@ def encode(
 ) -> torch.Tensor:
     """Codes, in the smallest integer type that holds every code of the format."""
     check_input(form, x)
-    shift = _zero_points(form, zero_point, x.device, overflow)
-    codes = twin.codes_of(form, twin.numbers(form, x, scale, rounding, overflow, key, shift))
+    shift = _zero_points(form, zero_point, x, overflow)
+    scales = _scale_tensor(form, scale, x)
+    codes = twin.codes_of(form, twin.numbers(form, x, scales, rounding, overflow, key, shift))
     return (codes if shift is None else codes + shift).to(twin.code_type(form))
 
 
 def decode(form: Format, codes: torch.Tensor, scale: Any, zero_point: Any = None) -> torch.Tensor:
     """Values of `codes`, in float32, or float64 for wide formats."""
     number = twin.numbers_of(form, check_codes(form, codes))
-    shift = _zero_points(form, zero_point, codes.device)
+    shift = _zero_points(form, zero_point, codes)
     if shift is not None:
         number = number - shift.to(number.dtype)
-    step = form.scale_or_default(scale)
+    scales = _scale_tensor(form, scale, codes)
+    step = form.scale_or_default(scales)
     return number * twin.as_tensor(step, number.dtype, codes.device)
 
 
@@ -176,21 +178,28 @@ def _check_out(form: Format, x: torch.Tensor, out: torch.Tensor | None) -> None:
         )
 
 
-def _scale_tensor(form: Format, scale: Any, device: torch.device) -> torch.Tensor | None:
+def _scale_tensor(form: Format, scale: Any, x: torch.Tensor) -> torch.Tensor | None:
+    """A scale that the caller gave, checked; None stands for the format's own."""
     if scale is None:
         form.scale_or_default(None)  # which says so where the format has none
         return None
-    return torch.as_tensor(form.scale_or_default(scale), dtype=torch.float32, device=device)
+    scales = torch.as_tensor(form.scale_or_default(scale), dtype=torch.float32, device=x.device)
+    operators.check_broadcast(x, scales)
+    good = (scales > 0) & scales.isfinite()
+    if not good.all():
+        raise InvalidValueError("a scale is positive and finite in float32", got=scales[~good][0].item())
+    return scales
 
 
 def _zero_points(
-    form: Format, zero_point: Any, device: torch.device, overflow: Overflow = Overflow.SATURATE
+    form: Format, zero_point: Any, x: torch.Tensor, overflow: Overflow = Overflow.SATURATE
 ) -> torch.Tensor | None:
     """Zero points as a tensor; each is a code that `overflow` leaves."""
     if zero_point is None:
         return None
     assert isinstance(form, Uniform)  # others have refused a zero point
-    zero_points = torch.as_tensor(zero_point, device=device)
+    zero_points = torch.as_tensor(zero_point, device=x.device)
+    operators.check_broadcast(x, zero_points)
     if zero_points.is_floating_point() or zero_points.dtype == torch.bool:
         raise InvalidTypeError("zero points are integers", got=zero_points.dtype, where=str(form))
     low, high = form.limits(overflow)
