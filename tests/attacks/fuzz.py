@@ -27,11 +27,11 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parents[1] / "integer"))
 
-from integer_networks import binary_network, every_operation, residual_network, token_network  # noqa: E402
-from mutations import Intact, attack, mutated, run_both  # noqa: E402
-from test_attacks_file import small_network, tiny_network  # noqa: E402
+from integer_networks import binary_network, every_operation, residual_network, token_network
+from mutations import Intact, attack, mutated, run_both
+from test_attacks_file import small_network, tiny_network
 
-from bitwright.integer import Network  # noqa: E402
+from bitwright.integer import Network
 
 FILES_A_PROCESS = 2000
 HANG = 120
