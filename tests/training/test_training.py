@@ -11,6 +11,7 @@ import torch
 import bitwright as bw
 from bitwright import data
 from bitwright.errors import BitwrightError, FileFormatError, InvalidValueError
+from bitwright.recipes import names
 from bitwright.training import (
     CHECKPOINT,
     MODEL,
@@ -59,7 +60,7 @@ state = { format = "int16", controller = "max-abs" }
     return str(path)
 
 
-@pytest.mark.parametrize("kind", ["qnn", "float", "stochastic"])
+@pytest.mark.parametrize("kind", [*names(), "stochastic"])
 def test_resume_is_exact(kind, digits, tmp_path):
     recipe = stochastic_recipe(tmp_path) if kind == "stochastic" else kind
     settings = Settings(recipe=recipe, **SMALL)
