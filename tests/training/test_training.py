@@ -198,6 +198,9 @@ def test_interrupt_leaves_whole_files(digits, tmp_path):
     class Interrupt:
         steps = 0
 
+        def run_begins(self, model, optimizer):
+            pass
+
         def epoch_begins(self, epoch, steps):
             pass
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
+from rich import box
 from rich.progress import Progress, TaskID
+from rich.table import Table
 
 from bitwright.cli.common import (
     console,
@@ -54,7 +56,13 @@ _SETTINGS = (
 @click.option(
     "--stop-after", type=click.IntRange(min=1), help="End after this epoch; --resume goes on later."
 )
-@click.option("--tensorboard", is_flag=True, help="Write curves for TensorBoard into the run folder.")
+@click.option(
+    "--monitor",
+    is_flag=True,
+    help="Sample every quantiser now and then (1 % of the time): monitor.jsonl, monitor.png.",
+)
+@click.option("--watch", is_flag=True, help="Monitor, and print a table of the tensors after each epoch.")
+@click.option("--tensorboard", is_flag=True, help="Monitor, and write curves for TensorBoard.")
 @threads_option
 def command(
     recipe_name: str,
@@ -70,6 +78,8 @@ def command(
     out: Path | None,
     resume: bool,
     stop_after: int | None,
+    monitor: bool,
+    watch: bool,
     tensorboard: bool,
     threads: int | None,
 ) -> None:
@@ -113,7 +123,15 @@ def command(
             examples=examples,
         )
         out = out or Path("runs") / f"{data}-{model}-{Path(recipe_name).stem}"
-    run_training(settings, out, resume=resume, stop_after=stop_after, tensorboard=tensorboard)
+    run_training(
+        settings,
+        out,
+        resume=resume,
+        stop_after=stop_after,
+        monitor=monitor,
+        watch=watch,
+        tensorboard=tensorboard,
+    )
 
 
 def run_training(
@@ -122,12 +140,14 @@ def run_training(
     *,
     resume: bool = False,
     stop_after: int | None = None,
+    monitor: bool = False,
+    watch: bool = False,
     tensorboard: bool = False,
     show_table: bool = True,
 ) -> dict[str, Any]:
     """Train with a progress bar, then lower; returns the result with what lowering added."""
     from bitwright import data as data_room
-    from bitwright.training import CHECKPOINT, MODEL, finish, train
+    from bitwright.training import CHECKPOINT, MODEL, Monitor, finish, train
 
     tune_process()
     training = data_room.load(settings.data, "train")
@@ -140,13 +160,16 @@ def run_training(
         f"{len(training):,} examples, {settings.epochs} epochs -> {out}"
     )
     watchers: list[Any] = []
+    seen = Monitor(out) if monitor or watch or tensorboard else None
+    if seen is not None:
+        watchers.append(seen)
     if tensorboard:
         from bitwright.training.tensorboard import TensorBoard
 
-        watchers.append(TensorBoard(out / "tensorboard"))
+        watchers.append(TensorBoard(out / "tensorboard", seen))
     try:
         with progress_bar("loss {task.fields[loss]}") as bars:
-            watchers.append(_Bars(bars, settings.epochs))
+            watchers.append(_Bars(bars, settings.epochs, seen if watch else None))
             model, result = train(
                 settings,
                 training,
@@ -174,12 +197,16 @@ def run_training(
 class _Bars:
     """One bar over the steps of the whole run, one line for each epoch that ended."""
 
-    def __init__(self, bars: Progress, epochs: int) -> None:
+    def __init__(self, bars: Progress, epochs: int, monitor: Any = None) -> None:
         self.bars = bars
+        self.monitor = monitor
         self.epochs = epochs
         self.task: TaskID | None = None
         self.mean = 0.0
         self.steps = 0
+
+    def run_begins(self, model: Any, optimizer: Any) -> None:
+        """Nothing to do."""
 
     def epoch_begins(self, epoch: int, steps: int) -> None:
         self.mean, self.steps = 0.0, 0
@@ -200,3 +227,30 @@ class _Bars:
                 f"epoch {row['epoch']:>3}/{self.epochs}  loss {row['loss']:.4f}  "
                 f"test error {row['test_error']:5.2f} %  {row['seconds']:.1f} s"
             )
+        if self.monitor is not None and self.monitor.last:
+            self.bars.console.print(monitor_table(self.monitor.last))
+
+
+def monitor_table(readings: dict[str, Any]) -> Table:
+    """The last reading of every tensor."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("tensor")
+    table.add_column("format")
+    for heading in ("scale", "moved", "overflow", "SQNR dB", "flipped", "dead codes"):
+        table.add_column(heading, justify="right")
+    for name, r in readings.items():
+        table.add_row(
+            name,
+            r.format,
+            _shown(r.scale, "{:.3g}"),
+            _shown(r.moved or None, "2^{:+.3g}"),
+            f"{r.overflow:.2%}",
+            _shown(r.sqnr, "{:.1f}"),
+            _shown(r.flipped, "{:.2%}"),
+            "" if r.dead is None else f"{r.dead} of {r.codes}",
+        )
+    return table
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)

@@ -14,7 +14,7 @@ that every rank measures the same and nothing is exchanged here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -154,11 +154,19 @@ def wrap(
             if rule.primal is not None:
                 quantizer = Quantizer(rule.primal, f"{rule.name}.primal", 0, seed)
                 quantizer.quantize_(rule.parameter)
+    optimizer.__dict__["_bitwright_formats"] = formats
     optimizer.register_step_pre_hook(formats.before)
     optimizer.register_step_post_hook(formats.after)
     optimizer.register_load_state_dict_pre_hook(formats.before_loading)
     optimizer.register_load_state_dict_post_hook(formats.after_loading)
     return optimizer
+
+
+def stored_quantizers(optimizer: torch.optim.Optimizer) -> Iterator[Quantizer]:
+    """The quantisers of gradients, stored weights and state that have been used so far."""
+    formats = optimizer.__dict__.get("_bitwright_formats")
+    if isinstance(formats, _Formats):
+        yield from formats.quantizers.values()
 
 
 def _for_clipped(rule: ParameterRule) -> ParameterRule:

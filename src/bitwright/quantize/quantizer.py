@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,11 @@ from bitwright.quantize.controllers import LearntClip, State, Static
 from bitwright.quantize.estimators import Gradients, Pass, estimate, quantize_and_measure
 from bitwright.quantize.spec import Quantized, QuantizerSpec
 from bitwright.quantize.statistics import Measured, Statistic, measure
+
+Witness = Callable[
+    ["Quantizer", torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None], None
+]
+"""Is shown (quantiser, x, scale, zero point, key) of a pass before it is made; it changes none of them."""
 
 
 class Quantizer(nn.Module):
@@ -58,6 +63,7 @@ class Quantizer(nn.Module):
         self.replicated = replicated
         self.block_axis = block_axis
         self.calibrating = False
+        self.witness: Witness | None = None
         controller = spec.controller
         self._rank = 0
         self.calibrated = False  # whether the calibration under way, or the last one, reached it
@@ -147,7 +153,10 @@ class Quantizer(nn.Module):
         scale, zero_point, what, candidates = self._prepare(x, measured)
         controller = self.spec.controller
         parameter = next(iter(self._parameters.values())) if controller.learns else None
-        levels, taken = estimate(x, what, scale, zero_point, self._next_key(), parameter, candidates)
+        key = self._next_key()
+        if self.witness is not None:
+            self.witness(self, x, scale, zero_point, key)
+        levels, taken = estimate(x, what, scale, zero_point, key, parameter, candidates)
         self._merge(taken)
         if isinstance(self.format, Block):
             return Quantized(levels)  # values: every block has its own scale
@@ -157,7 +166,10 @@ class Quantizer(nn.Module):
     def quantize_(self, x: torch.Tensor, measured: bool = True) -> torch.Tensor:
         """Put `x` on the grid in place, as values and without a gradient: for what the optimiser stores."""
         scale, zero_point, what, candidates = self._prepare(x, measured)
-        _, taken = quantize_and_measure(x, scale, zero_point, self._next_key(), what, candidates, out=x)
+        key = self._next_key()
+        if self.witness is not None:
+            self.witness(self, x, scale, zero_point, key)
+        _, taken = quantize_and_measure(x, scale, zero_point, key, what, candidates, out=x)
         self._merge(taken)
         return x
 

@@ -18,15 +18,19 @@ from bitwright.training.loop import (
 )
 from bitwright.training.losses import loss, squared_hinge
 from bitwright.training.machine import machine
+from bitwright.training.monitor import MONITOR, Monitor, Reading, read_monitor
 from bitwright.training.settings import DEFAULT_EPOCHS, Settings
 
 __all__ = [
     "CHECKPOINT",
     "DEFAULT_EPOCHS",
     "MODEL",
+    "MONITOR",
     "PICTURE",
     "RESULT",
     "RUN",
+    "Monitor",
+    "Reading",
     "Settings",
     "Watcher",
     "batches",
@@ -36,6 +40,7 @@ __all__ = [
     "load_run",
     "loss",
     "machine",
+    "read_monitor",
     "save_checkpoint",
     "squared_hinge",
     "train",

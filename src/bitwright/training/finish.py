@@ -20,6 +20,7 @@ from bitwright.data import Dataset
 from bitwright.lowering import lower
 from bitwright.recipes import is_quantised
 from bitwright.training.loop import MODEL, PICTURE, RESULT, write_json
+from bitwright.training.monitor import MONITOR, read_monitor
 from bitwright.training.settings import Settings
 
 
@@ -61,5 +62,9 @@ def finish(
         from bitwright.training.picture import draw_run
 
         draw_run(model, network, test, result, out / PICTURE)
+        if (out / MONITOR).exists():
+            from bitwright.training.monitor_picture import draw_monitor
+
+            draw_monitor(read_monitor(out / MONITOR), out / MONITOR.replace(".jsonl", ".png"))
     write_json(out / RESULT, result)
     return result

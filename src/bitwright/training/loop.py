@@ -38,6 +38,7 @@ CHECKPOINT, RUN, RESULT, MODEL, PICTURE = (
 class Watcher(Protocol):
     """What wants to see a run go by: a progress bar, TensorBoard, a test."""
 
+    def run_begins(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None: ...
     def epoch_begins(self, epoch: int, steps: int) -> None: ...
     def step_ends(self, loss: float) -> None: ...
     def epoch_ends(self, row: dict[str, Any]) -> None: ...
@@ -93,6 +94,8 @@ def train(
         raise InvalidValueError(
             "a batch is at most the training set", got=f"{settings.batch} of {len(training)}"
         )
+    for watcher in watchers:
+        watcher.run_begins(model, optimizer)
     with torch.random.fork_rng(devices=[]):
         for epoch in range(len(history), last):
             for watcher in watchers:

@@ -5,17 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from bitwright.errors import MissingExtraError
+from bitwright.training.monitor import Monitor
+
+CURVES = ("overflow", "scale", "moved", "sqnr", "flipped", "dead")
+"""What is drawn of each tensor's readings."""
 
 
 class TensorBoard:
-    """A watcher that writes loss per step and test error per epoch.
+    """A watcher that writes loss per step, test error per epoch, and what a monitor sampled.
 
     Args:
         folder: where the event files go.
+        monitor: whose readings become curves; it stands before this watcher.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, monitor: Monitor | None = None) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -25,6 +33,11 @@ class TensorBoard:
             ) from error
         self.writer: Any = SummaryWriter(str(folder))
         self.step = 0
+        self.monitor = monitor
+        self._seen: object = None
+
+    def run_begins(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Nothing to do."""
 
     def epoch_begins(self, epoch: int, steps: int) -> None:
         """Number the steps from the start of the whole run, also after a resume."""
@@ -34,6 +47,14 @@ class TensorBoard:
         """One point of the loss."""
         self.step += 1
         self.writer.add_scalar("loss", loss, self.step)
+        if self.monitor is None or self.monitor.last is self._seen:
+            return
+        self._seen = self.monitor.last
+        for tensor, reading in self.monitor.last.items():
+            for what in CURVES:
+                value = getattr(reading, what)
+                if value is not None:
+                    self.writer.add_scalar(f"{what}/{tensor}", value, self.step)
 
     def epoch_ends(self, row: dict[str, Any]) -> None:
         """One point of the test error."""
