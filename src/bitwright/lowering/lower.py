@@ -21,7 +21,6 @@ from bitwright.nn import (
     ComputeLayer,
     Conv2d,
     Fold,
-    Linear,
     Link,
     conv_padding,
     describe,
@@ -97,7 +96,7 @@ class _Lowering:
             f"{link.layer}: {problem}" for link in self.links.values() if (problem := self._problem(link))
         ]
         known = (
-            Linear | Conv2d | BatchNorm1d | BatchNorm2d | nn.ReLU | nn.Hardtanh | nn.MaxPool2d
+            ComputeLayer | BatchNorm1d | BatchNorm2d | nn.ReLU | nn.Hardtanh | nn.MaxPool2d
             | nn.Flatten | nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Identity
         )  # fmt: skip
         for node in self.graph.nodes:
@@ -125,7 +124,7 @@ class _Lowering:
 
     def _problem(self, link: Link) -> str | None:
         layer = self.modules[link.layer]
-        assert isinstance(layer, Linear | Conv2d)
+        assert isinstance(layer, ComputeLayer)
         consumer = layer.fold.consumer if layer.fold is not None else None
         for quantizer in (layer.slots.of("forward.activation"), consumer):
             if quantizer is not None and quantizer.spec.overflow is not Overflow.SATURATE:
@@ -139,7 +138,7 @@ class _Lowering:
         name = str(node.target)
         if node.op == "placeholder":
             self._input(node)
-        elif isinstance(module, Linear | Conv2d):
+        elif isinstance(module, ComputeLayer):
             self._product(name, module)
         elif isinstance(module, BatchNorm1d | BatchNorm2d):
             self._affine()
@@ -191,7 +190,7 @@ class _Lowering:
                 raise InvalidValueError(
                     "the input feeds one layer", got=f"{len(users)} operations", where=node.name
                 )
-            if isinstance(module, Linear | Conv2d):
+            if isinstance(module, ComputeLayer):
                 quantizer = _slot(module, "forward.activation")
                 break
             if not (

@@ -14,7 +14,7 @@ from torch import nn
 from bitwright.errors import InvalidValueError
 from bitwright.integer import Clip, Codes, Network, Operation, Reshape
 from bitwright.lowering.lower import evaluating, lower
-from bitwright.nn import Conv2d, Linear
+from bitwright.nn import ComputeLayer
 from bitwright.quantize import Quantized
 
 
@@ -147,7 +147,7 @@ def _captured(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
         return hook
 
     for name, module in model.named_modules():
-        if isinstance(module, Linear | Conv2d):
+        if isinstance(module, ComputeLayer):
             slot = module.slots.of("forward.activation")
             if slot is not None:
                 handles.append(slot.register_forward_hook(keep_levels(f"{name}.activation")))

@@ -23,7 +23,7 @@ from bitwright.nn.arithmetic import accumulator_bound
 from bitwright.quantize import Quantizer
 
 if TYPE_CHECKING:
-    from bitwright.nn.layers import Conv2d, Linear
+    from bitwright.nn.layers import ComputeLayer
     from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
 
 MULTIPLIER_BITS = 31
@@ -99,7 +99,7 @@ class Fold:
 
     def __init__(
         self,
-        layer: Linear | Conv2d,
+        layer: ComputeLayer,
         norm: BatchNorm1d | BatchNorm2d | None,
         consumer: Quantizer | None,
     ) -> None:

@@ -17,6 +17,7 @@ from bitwright.nn import (
     Accumulator,
     BatchNorm1d,
     BatchNorm2d,
+    ComputeLayer,
     Conv2d,
     Linear,
     Slots,
@@ -236,7 +237,7 @@ class _Conversion:
             report.skipped.append(Skipped(name, kind, "the recipe gives it no format"))
             return None
         twin = _adopt(module, _TWINS[type(module)])
-        if isinstance(twin, Linear | Conv2d):
+        if isinstance(twin, ComputeLayer):
             axes = CONV_AXES if isinstance(twin, Conv2d) else LINEAR_AXES
             twin.slots = Slots(operands, name, self.seed, axes)
             twin.accumulator = Accumulator()
