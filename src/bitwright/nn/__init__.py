@@ -2,6 +2,7 @@
 
 from bitwright.nn.arithmetic import Exact
 from bitwright.nn.fold import Accumulator, Affine, Fold, eval_rounding
+from bitwright.nn.geometry import ConvGeometry, LinearGeometry, TransposedGeometry
 from bitwright.nn.graph import (
     Link,
     UntraceableError,
@@ -11,11 +12,17 @@ from bitwright.nn.graph import (
     links,
     trace,
 )
-from bitwright.nn.layers import ComputeLayer, Conv2d, Linear, conv_padding
+from bitwright.nn.layers import (
+    ComputeLayer,
+    Conv1d,
+    Conv2d,
+    ConvTranspose2d,
+    Linear,
+    block_axes,
+    weight_axis,
+)
 from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
 from bitwright.nn.slots import (
-    CONV_AXES,
-    LINEAR_AXES,
     OPERANDS,
     SHORT_NAMES,
     Slots,
@@ -25,8 +32,6 @@ from bitwright.nn.slots import (
 )
 
 __all__ = [
-    "CONV_AXES",
-    "LINEAR_AXES",
     "OPERANDS",
     "SHORT_NAMES",
     "Accumulator",
@@ -34,15 +39,20 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "ComputeLayer",
+    "Conv1d",
     "Conv2d",
+    "ConvGeometry",
+    "ConvTranspose2d",
     "Exact",
     "Fold",
     "Linear",
+    "LinearGeometry",
     "Link",
     "Slots",
+    "TransposedGeometry",
     "UntraceableError",
+    "block_axes",
     "check_reduction",
-    "conv_padding",
     "describe",
     "eval_rounding",
     "is_flatten",
@@ -51,4 +61,5 @@ __all__ = [
     "operands_of",
     "tensor_of",
     "trace",
+    "weight_axis",
 ]
