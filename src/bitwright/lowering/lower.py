@@ -112,8 +112,8 @@ class _Lowering:
                 module.dilation not in (1, (1,), (1, 1)) or module.ceil_mode
             ):
                 problems.append(f"{node.target}: max-pools with dilation or ceil_mode are not supported")
-            elif isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) != (1, -1):
-                problems.append(f"{node.target}: flatten keeps the batch axis and nothing else")
+            elif isinstance(module, nn.Flatten) and module.start_dim != 1:
+                problems.append(f"{node.target}: flatten keeps the batch axis, and none behind it")
             elif isinstance(module, BatchNorm1d | BatchNorm2d) and module.fold is None:
                 problems.append(f"{node.target} ({type(module).__name__}) is not directly behind a layer")
         if len([n for n in self.graph.nodes if n.op == "placeholder"]) != 1:
@@ -154,7 +154,9 @@ class _Lowering:
             window = [_each(value, rank) for value in (module.kernel_size, module.stride, module.padding)]
             self._append(integer.MaxPool(name, self._last, *window))
         elif (isinstance(module, nn.Flatten) or is_flatten(node)) and len(self.type.shape) > 1:
-            shape = (math.prod(self.type.shape),)
+            axes = module.end_dim if isinstance(module, nn.Flatten) else -1
+            axes = axes if axes > 0 else axes + 1 + len(self.type.shape)  # how many become one
+            shape = (math.prod(self.type.shape[:axes]), *self.type.shape[axes:])
             self._append(integer.Reshape(name if module else node.name, self._last, shape))
 
     @property

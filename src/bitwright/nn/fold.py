@@ -130,10 +130,12 @@ class Fold:
             if quantizer is None:
                 return f"its {operand} has no format"
             form = quantizer.format
-            powers = operand == "forward.weight" and isinstance(
+            if operand == "forward.weight" and isinstance(
                 form, Log
-            )  # integers of a unit, if modest ones
-            if not (form.integral or (powers and Operand.of(form) is not None)):
+            ):  # integers of a unit
+                if Operand.of(form) is None:
+                    return f"its {operand} is {form}, whose powers span more than 2^26"
+            elif not form.integral:
                 return f"its {operand} is {form}, whose numbers are no integers"
         if self.consumer is not None and not self.consumer.format.integral:
             return f"what follows it is {self.consumer.format}, whose numbers are no integers"

@@ -105,6 +105,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 ComputeLayer = Linear | Conv1d | Conv2d | ConvTranspose2d
+FloatLayer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d
+"""The torch classes that they come from (and derive from: a compute layer is one too)."""
 
 
 def compute(layer: ComputeLayer, x: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from bitwright.nn import (
     Conv1d,
     Conv2d,
     ConvTranspose2d,
+    FloatLayer,
     Linear,
     Slots,
     UntraceableError,
@@ -45,8 +46,6 @@ _TWINS: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: BatchNorm1d,
     nn.BatchNorm2d: BatchNorm2d,
 }
-_COMPUTE = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d
-"""The plain classes of `ComputeLayer`."""
 _PLAIN = {twin: plain for plain, twin in _TWINS.items()}
 _REPLACEMENTS = {"Hardtanh": nn.Hardtanh}
 _NEUTRAL = (
@@ -224,7 +223,7 @@ class _Conversion:
         kind = type(module).__name__
         if type(module) not in _TWINS:
             has_parameters = any(True for _ in module.parameters(recurse=False))
-            if isinstance(module, _COMPUTE | nn.BatchNorm1d | nn.BatchNorm2d):
+            if isinstance(module, FloatLayer | nn.BatchNorm1d | nn.BatchNorm2d):
                 reason = f"a subclass of {type(module).__mro__[1].__name__} may compute something else"
                 report.skipped.append(Skipped(name, kind, reason))
             elif has_parameters or not (list(module.children()) or isinstance(module, _NEUTRAL)):
@@ -330,7 +329,7 @@ def _unsupported(module: nn.Module) -> str | None:
 
 
 def _is_compute(module: nn.Module) -> bool:
-    return isinstance(module, _COMPUTE)
+    return isinstance(module, FloatLayer)
 
 
 def _adopt(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
