@@ -20,7 +20,8 @@ from bitwright.nn import (
 )
 
 SUPPORTED = (
-    "Linear, Conv2d, BatchNorm1d, BatchNorm2d, additions, concatenations of channels, average and global pools, "
+    "Linear, Conv1d, Conv2d, ConvTranspose2d, BatchNorm1d, BatchNorm2d, additions, concatenations, average and "
+    "global pools, "
     "ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, Flatten, Dropout, Identity, Shortcut, an argmax at the end"
 )
 
@@ -84,8 +85,8 @@ def _node_problem(graph: ModelGraph, node: fx.Node) -> str | None:
         if module.dilation not in (1, (1,), (1, 1)) or module.ceil_mode or module.return_indices:
             return f"{node.target}: max-pools with dilation, ceil_mode or indices are not supported"
     elif isinstance(module, nn.Flatten):
-        if (module.start_dim, module.end_dim) != (1, -1):
-            return f"{node.target}: flatten keeps the batch axis and nothing else"
+        if module.start_dim != 1:
+            return f"{node.target}: flatten keeps the batch axis, and none behind it"
     elif not (graph.is_transparent(node) or isinstance(module, ComputeLayer | Join | Norm)):
         return f"{graph.describe(node)} is not supported"
     return None

@@ -22,17 +22,17 @@ from bitwright.nn import (
     Affine,
     ComputeLayer,
     Concat,
-    Conv2d,
+    ConvGeometry,
     Fold,
     GlobalAvgPool,
     Join,
     Levels,
     Line,
+    LinearGeometry,
     ModelGraph,
     Norm,
     Pool,
     Shortcut,
-    conv_padding,
     eval_rounding,
     is_argmax,
     requantizing,
@@ -184,11 +184,14 @@ class _Emitter:
 
     def _product(self, node: fx.Node, layer: ComputeLayer) -> str:
         (source,) = self._operands(node, layer)
-        weight, name = stored_weight(layer), self._name(node)
-        if isinstance(layer, Conv2d):
-            made = self._append(integer.Conv(name, source, weight, _pair(layer.stride), conv_padding(layer)))
-        else:
+        weight, name, geometry = stored_weight(layer), self._name(node), layer.geometry
+        if isinstance(geometry, LinearGeometry):
             made = self._append(integer.Linear(name, source, weight))
+        elif isinstance(geometry, ConvGeometry):
+            made = self._append(integer.Conv(name, source, weight, *_window(geometry)))
+        else:
+            what, more = _window(geometry.conv), geometry.output_padding
+            made = self._append(integer.ConvTranspose(name, source, weight, *what, more))
         fold = layer.fold
         assert fold is not None
         assert isinstance(fold.source, Accumulators)
@@ -328,7 +331,7 @@ class _Emitter:
             )
             return self._append(integer.MaxPool(name, held, *numbers))
         if isinstance(module, nn.Flatten):
-            return self._flat(held, name)
+            return self._flat(held, name, module.end_dim)
         if isinstance(module, Shortcut):
             channels = self.types[held].shape[0]
             identity = np.eye(module.before + channels + module.after, channels, -module.before, np.int64)
@@ -336,12 +339,14 @@ class _Emitter:
             return self._append(integer.Conv(name, held, weight, (module.stride,) * 2, (0, 0)))
         return held
 
-    def _flat(self, held: str, name: str) -> str:
+    def _flat(self, held: str, name: str, end: int = -1) -> str:
+        """The axes 1 to `end` of a batch as one."""
         shape = self.types[held].shape
         if len(shape) == 1:
             return held
+        axes = end if end > 0 else end + 1 + len(shape)  # how many become one
         name = name if name not in self.types else self._free(f"{name}.flatten")
-        return self._append(integer.Reshape(name, held, (math.prod(shape),)))
+        return self._append(integer.Reshape(name, held, (math.prod(shape[:axes]), *shape[axes:])))
 
     def _clip(self, node: fx.Node, held: str, low: float, high: float) -> str:
         """Bounds of values -> bounds of codes: rounding is monotone, so clipping commutes with it."""
@@ -369,11 +374,12 @@ class _Emitter:
 
 
 def stored_weight(layer: ComputeLayer) -> Codes:
-    """The codes of a layer's weight, as its quantiser makes them in eval."""
+    """The codes of a layer's weight, as its quantiser makes them in eval, with the output channel first."""
     quantizer = layer.slots.of("forward.weight")
     assert quantizer is not None
-    levels = quantizer(layer.weight.detach().cpu()).levels
-    return Codes.pack(quantizer.format, levels.numpy().astype(np.int64))
+    form, numbers = quantizer.format, quantizer(layer.weight.detach().cpu()).levels
+    codes = numbers if form.integral else form.encode(numbers)
+    return Codes.pack(form, layer.geometry.by_output(codes).numpy().astype(np.int64))
 
 
 def _scale(quantizer: Quantizer) -> float:
@@ -386,6 +392,6 @@ def _zero_point(quantizer: Quantizer) -> int:
     return 0 if zero_point is None else int(zero_point)
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    first, second = (value, value) if isinstance(value, int) else value
-    return int(first), int(second)
+def _window(conv: ConvGeometry) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
+    """Stride, padding, dilation and groups of an integer convolution."""
+    return conv.stride, conv.padding, conv.steps, conv.groups

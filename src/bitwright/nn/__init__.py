@@ -11,6 +11,7 @@ from bitwright.nn.fold import (
     eval_rounding,
     requantizing,
 )
+from bitwright.nn.geometry import ConvGeometry, LinearGeometry, TransposedGeometry
 from bitwright.nn.graph import (
     MONOTONE,
     TRANSPARENT,
@@ -39,12 +40,19 @@ from bitwright.nn.joins import (
     pool_problem,
     window,
 )
-from bitwright.nn.layers import ComputeLayer, Conv2d, Linear, conv_padding
+from bitwright.nn.layers import (
+    ComputeLayer,
+    Conv1d,
+    Conv2d,
+    ConvTranspose2d,
+    FloatLayer,
+    Linear,
+    block_axes,
+    weight_axis,
+)
 from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
 from bitwright.nn.rewrite import is_rewritten, restore, rewrite
 from bitwright.nn.slots import (
-    CONV_AXES,
-    LINEAR_AXES,
     OPERANDS,
     SHORT_NAMES,
     Slots,
@@ -54,8 +62,6 @@ from bitwright.nn.slots import (
 )
 
 __all__ = [
-    "CONV_AXES",
-    "LINEAR_AXES",
     "MONOTONE",
     "OPERANDS",
     "SHORT_NAMES",
@@ -72,14 +78,19 @@ __all__ = [
     "BatchNorm2d",
     "ComputeLayer",
     "Concat",
+    "Conv1d",
     "Conv2d",
+    "ConvGeometry",
+    "ConvTranspose2d",
     "Exact",
+    "FloatLayer",
     "Fold",
     "GlobalAvgPool",
     "Join",
     "Levels",
     "Line",
     "Linear",
+    "LinearGeometry",
     "ModelGraph",
     "Norm",
     "Pool",
@@ -87,9 +98,10 @@ __all__ = [
     "Shortcut",
     "Slots",
     "Source",
+    "TransposedGeometry",
     "UntraceableError",
+    "block_axes",
     "check_reduction",
-    "conv_padding",
     "describe",
     "eval_rounding",
     "is_argmax",
@@ -103,5 +115,6 @@ __all__ = [
     "share_quantizers",
     "tensor_of",
     "trace",
+    "weight_axis",
     "window",
 ]

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Rounding, twin
+from bitwright.formats import Log, Rounding, twin
 from bitwright.kernels.registration import register
-from bitwright.nn.arithmetic import accumulator_bound
+from bitwright.nn.arithmetic import Operand, accumulator_bound
 from bitwright.quantize import Quantized, Quantizer
 
 if TYPE_CHECKING:
@@ -151,20 +151,32 @@ class Accumulators:
         """What reached the norm is the accumulator."""
         return (x,)
 
-    def line(self, weight_levels: torch.Tensor | None = None) -> Line:
-        """From the present weights and scales; `weight_levels` saves quantising the weight again."""
+    @property
+    def unit(self) -> float:
+        """The number that one level of the weight stands for, a power of two; accumulators count levels."""
+        weight = self.layer.slots.of("forward.weight")
+        return 1.0 if weight is None else weight.format.unit
+
+    def rows(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight's numbers -> its levels, with the output channel first."""
+        rows = self.layer.geometry.by_output(weight)
+        return rows if self.unit == 1.0 else rows / self.unit
+
+    def line(self, numbers: torch.Tensor | None = None) -> Line:
+        """From the present weights and scales; the weight's `numbers` save quantising it again."""
         activation, weight = self.operands.values()
         assert activation is not None
         assert weight is not None
         with torch.no_grad():
-            levels = weight(self.layer.weight).levels if weight_levels is None else weight_levels.detach()
-        channels = levels.shape[0]
-        slope = torch.ones(channels, dtype=torch.float64)
-        for quantizer in (activation, weight):
-            scale = quantizer.current_scale()
-            if scale is not None:
-                slope = slope * scale.detach().cpu().double().flatten()
-        intercept = torch.zeros(channels, dtype=torch.float64)
+            found = weight(self.layer.weight).levels if numbers is None else numbers.detach()
+        levels, geometry = self.rows(found), self.layer.geometry
+        slope = torch.full((levels.shape[0],), self.unit, dtype=torch.float64)
+        by_activation, by_weight = activation.current_scale(), weight.current_scale()
+        if by_activation is not None:
+            slope = slope * by_activation.detach().cpu().double().flatten()
+        if by_weight is not None:
+            slope = slope * geometry.weight_scales(by_weight.detach().cpu().double())
+        intercept = torch.zeros(levels.shape[0], dtype=torch.float64)
         if self.layer.bias is not None:
             intercept = self.layer.bias.detach().cpu().double()
         return Line(slope[None], intercept, (activation.level_max, weight.level_max), levels)
@@ -251,8 +263,12 @@ class Fold:
         for role, quantizer in self.source.operands.items():
             if quantizer is None:
                 return f"its {role} has no format"
-            if not quantizer.format.integral:
-                return f"its {role} is {quantizer.format}, whose numbers are no integers"
+            form = quantizer.format
+            if role == "forward.weight" and isinstance(form, Log):  # integers of a unit
+                if Operand.of(form) is None:
+                    return f"its {role} is {form}, whose powers span more than 2^26"
+            elif not form.integral:
+                return f"its {role} is {form}, whose numbers are no integers"
         if self.consumer is not None and not self.consumer.format.integral:
             return f"what follows it is {self.consumer.format}, whose numbers are no integers"
         return None

@@ -11,8 +11,6 @@ from torch import fx, nn
 from bitwright.errors import InvalidTypeError, InvalidValueError
 from bitwright.formats import Binary, Ternary
 from bitwright.nn import (
-    CONV_AXES,
-    LINEAR_AXES,
     OPERANDS,
     TRANSPARENT,
     Accumulator,
@@ -25,14 +23,17 @@ from bitwright.nn import (
     BatchNorm2d,
     ComputeLayer,
     Concat,
+    Conv1d,
     Conv2d,
+    ConvTranspose2d,
+    FloatLayer,
     GlobalAvgPool,
     Join,
     Linear,
     Pool,
     Slots,
     UntraceableError,
-    conv_padding,
+    block_axes,
     describe,
     is_rewritten,
     link_folds,
@@ -43,6 +44,7 @@ from bitwright.nn import (
     share_quantizers,
     tensor_of,
     trace,
+    weight_axis,
 )
 from bitwright.optim import STEP_BUFFER
 from bitwright.quantize import QuantizerSpec, quantizers, state_names, tick
@@ -52,7 +54,9 @@ from bitwright.recipes.report import Report, Row, Skipped
 
 _TWINS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: Linear,
+    nn.Conv1d: Conv1d,
     nn.Conv2d: Conv2d,
+    nn.ConvTranspose2d: ConvTranspose2d,
     nn.BatchNorm1d: BatchNorm1d,
     nn.BatchNorm2d: BatchNorm2d,
     nn.AvgPool1d: AvgPool1d,
@@ -186,7 +190,7 @@ class _Conversion:
 
     def convert(self, report: Report) -> None:
         model, recipe = self.model, self.recipe
-        if not any(type(m) in (nn.Linear, nn.Conv2d) for name, m in model.named_modules() if name):
+        if not any(type(m) in _TWINS and _is_compute(m) for name, m in model.named_modules() if name):
             raise self.nothing_found()
         if hasattr(model, STEP_BUFFER):
             raise InvalidValueError(f"the name {STEP_BUFFER} is free on the root module", got="taken")
@@ -213,7 +217,7 @@ class _Conversion:
         return InvalidValueError(
             f"recipe {self.recipe.name} finds a layer to quantise",
             got=f"none among {', '.join(named) or type(self.model).__name__}",
-            fix="it quantises Linear and Conv2d; wrap a single layer in nn.Sequential",
+            fix="it quantises Linear and convolutions; wrap a single layer in nn.Sequential",
         )
 
     def trace(self, report: Report) -> fx.Graph | None:
@@ -250,7 +254,7 @@ class _Conversion:
         if name == "":
             return None  # the root itself cannot be swapped in place
         roles = specs[name]
-        problem = _unsupported(module) if isinstance(module, nn.Conv2d) else pool_problem(module)
+        problem = _unsupported(module)
         if problem is not None:
             report.skipped.append(Skipped(name, kind, problem))
             return None
@@ -265,8 +269,7 @@ class _Conversion:
             return None
         twin = _adopt(module, _TWINS[type(module)])
         if isinstance(twin, ComputeLayer):
-            axes = CONV_AXES if isinstance(twin, Conv2d) else LINEAR_AXES
-            twin.slots = Slots(operands, name, self.seed, axes)
+            twin.slots = Slots(operands, name, self.seed, block_axes(twin), weight_axis(twin))
             twin.accumulator = Accumulator()
             twin.exact = self.recipe.exact
             for role, spec in operands.items():
@@ -351,22 +354,13 @@ def _covers(role: str) -> str:
     return " + ".join(operands_of(role))
 
 
-def _unsupported(conv: nn.Conv2d) -> str | None:
-    if conv.groups != 1:
-        return f"groups = {conv.groups}; only 1 is quantised"
-    if conv.dilation != (1, 1):
-        return f"dilation = {conv.dilation}; only 1 is quantised"
-    if conv.padding_mode != "zeros":
-        return f"padding_mode = {conv.padding_mode!r}; only zeros is quantised"
-    try:
-        conv_padding(conv)
-    except InvalidValueError as error:
-        return str(error)
-    return None
+def _unsupported(module: nn.Module) -> str | None:
+    mode = getattr(module, "padding_mode", "zeros")
+    return pool_problem(module) if mode == "zeros" else f"padding_mode = {mode!r}; only zeros is quantised"
 
 
 def _is_compute(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.Conv2d)
+    return isinstance(module, FloatLayer)
 
 
 def _adopt(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
