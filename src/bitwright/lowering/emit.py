@@ -172,7 +172,7 @@ class _Emitter:
         alike = bool((multiplier == multiplier[0]).all()) and int(multiplier[0]) > 0
         if not alike or bool(affine.offset.any()) or self.types[name].bound > ARGMAX_BOUND:
             raise InvalidValueError(
-                "an argmax is taken of sums below 2^23 with one positive slope for all channels and no offset",
+                "an argmax is taken of sums below 2^23 with one positive slope for all and no offset",
                 got=f"slopes {multiplier.min()} to {multiplier.max()}, "
                 f"offsets up to {affine.offset.abs().max()}, sums up to {self.types[name].bound}",
                 where=layer,
