@@ -20,9 +20,9 @@ from bitwright.nn import (
 )
 
 SUPPORTED = (
-    "Linear, Conv1d, Conv2d, ConvTranspose2d, BatchNorm1d, BatchNorm2d, additions, concatenations, average and "
-    "global pools, "
-    "ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, Flatten, Dropout, Identity, Shortcut, an argmax at the end"
+    "Linear, Conv1d, Conv2d, ConvTranspose2d, BatchNorm1d, BatchNorm2d, additions, concatenations of "
+    "channels, average and global pools, ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, Flatten, Dropout, "
+    "Identity, Shortcut, a last argmax"
 )
 
 

@@ -153,7 +153,7 @@ class _Emitter:
         if is_argmax(tensors[0]):
             return
         assert self.leaving is not None
-        affine, layer = self.leaving
+        affine, _ = self.leaving
         name = self.held[tensors[0]]
         if self.accumulator is not None:
             self.accumulator = (self.accumulator[0], name)
@@ -172,9 +172,9 @@ class _Emitter:
         alike = bool((multiplier == multiplier[0]).all()) and int(multiplier[0]) > 0
         if not alike or bool(affine.offset.any()) or self.types[name].bound > ARGMAX_BOUND:
             raise InvalidValueError(
-                "an argmax is taken of sums: of one positive slope for all channels, no offset, and below 2^23",
-                got=f"slopes {multiplier.min()} to {multiplier.max()}, offsets up to {affine.offset.abs().max()}, "
-                f"sums up to {self.types[name].bound}",
+                "an argmax is taken of sums below 2^23 with one positive slope for all and no offset",
+                got=f"slopes {multiplier.min()} to {multiplier.max()}, "
+                f"offsets up to {affine.offset.abs().max()}, sums up to {self.types[name].bound}",
                 where=layer,
                 fix="return the scores, and take their argmax outside",
             )
@@ -268,7 +268,7 @@ class _Emitter:
     # --- from raw numbers to codes --------------------------------------------------------------------
 
     def _round(self, fold: Fold, line: Line, inputs: Sequence[str], name: str) -> str:
-        """Raw numbers on `line` to the consumer's codes. Where they leave the model, they stay as they are."""
+        """Raw numbers on `line` to the consumer's codes. Those that leave the model stay as they are."""
         affine = fold.affine(line)
         channels = self.types[inputs[0]].shape[0]
         multiplier = np.ascontiguousarray(

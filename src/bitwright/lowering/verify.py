@@ -74,7 +74,8 @@ def verify(
     """Compare the model's eval forward with the network, on the CPU, element by element.
 
     Compared are the stored weights, multipliers, offsets, shifts and thresholds; the input codes; every
-    slot as its consumer sees it (of layers, adds, concats and pools); the last accumulators; and the float output, bit for bit.
+    slot as its consumer sees it (of layers, adds, concats and pools); the last accumulators; and the output,
+    bit for bit.
 
     Args:
         model: the quantised model that the network came from.
