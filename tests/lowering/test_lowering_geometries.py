@@ -112,8 +112,8 @@ def test_every_layer_in_every_width_has_no_differing_codes(chain, name):
     model, x = trained(make(), shape, RECIPES[name])
     network = same_codes(model, x)
     assert network(x.numpy()).any()
-    if chain == "sequences":  # eight bits at most run on the engine
-        assert (network.engine_problem is None) == (name in ("int8", "binary", "ternary", "log4"))
+    if chain == "sequences" and name in ("int8", "binary", "ternary", "log4"):
+        assert network.engine_problem is None  # so that it was compared
 
 
 @pytest.mark.parametrize("name", ["binary", "int8"])
