@@ -35,6 +35,10 @@ CHECKPOINT, RUN, RESULT, MODEL, PICTURE = (
 """The files of a run folder."""
 
 
+class DivergedError(InvalidValueError):
+    """The loss of a training is no longer finite."""
+
+
 class Watcher(Protocol):
     """What wants to see a run go by: a progress bar, TensorBoard, a test."""
 
@@ -67,7 +71,8 @@ def train(
         The trained model in eval mode, and the result (also in result.json).
 
     Raises:
-        InvalidValueError: the loss is no longer finite, or the folder holds another run.
+        DivergedError: the loss is no longer finite.
+        InvalidValueError: the folder holds another run.
         FileFormatError: the folder cannot be written to.
     """
     model, _ = settings.build(training)
@@ -148,7 +153,7 @@ def _epoch(
         optimizer.step()
         current = value.item()
         if not math.isfinite(current):
-            raise InvalidValueError(
+            raise DivergedError(
                 "the loss stays finite",
                 got=current,
                 where=f"step {step + 1} of epoch {epoch + 1}",

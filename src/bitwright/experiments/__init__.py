@@ -1,0 +1,32 @@
+"""experiments: published tables as data files, and what runs them again."""
+
+from bitwright.experiments.exactness import Backend, backends, verify_everywhere
+from bitwright.experiments.experiment import KINDS, Claim, Experiment, Job, Run, Scale
+from bitwright.experiments.measure import Splits, cut, measure, work
+from bitwright.experiments.reading import experiment, names
+from bitwright.experiments.record import record
+from bitwright.experiments.report import markdown
+from bitwright.experiments.runner import Watcher, finished, reproduce
+
+__all__ = [
+    "KINDS",
+    "Backend",
+    "Claim",
+    "Experiment",
+    "Job",
+    "Run",
+    "Scale",
+    "Splits",
+    "Watcher",
+    "backends",
+    "cut",
+    "experiment",
+    "finished",
+    "markdown",
+    "measure",
+    "names",
+    "record",
+    "reproduce",
+    "verify_everywhere",
+    "work",
+]
