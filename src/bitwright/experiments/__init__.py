@@ -1,12 +1,13 @@
 """experiments: published tables as data files, and what runs them again."""
 
+from bitwright.experiments.cost import estimate, estimates
 from bitwright.experiments.exactness import Backend, backends, verify_everywhere
 from bitwright.experiments.experiment import KINDS, Claim, Experiment, Job, Run, Scale
 from bitwright.experiments.measure import Splits, cut, measure, work
 from bitwright.experiments.reading import experiment, names
 from bitwright.experiments.record import record
-from bitwright.experiments.report import markdown
-from bitwright.experiments.runner import Watcher, finished, reproduce
+from bitwright.experiments.report import markdown, write_report
+from bitwright.experiments.runner import Watcher, finished, reproduce, unfinished
 
 __all__ = [
     "KINDS",
@@ -20,6 +21,8 @@ __all__ = [
     "Watcher",
     "backends",
     "cut",
+    "estimate",
+    "estimates",
     "experiment",
     "finished",
     "markdown",
@@ -27,6 +30,8 @@ __all__ = [
     "names",
     "record",
     "reproduce",
+    "unfinished",
     "verify_everywhere",
     "work",
+    "write_report",
 ]

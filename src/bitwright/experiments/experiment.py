@@ -13,11 +13,6 @@ from bitwright.training import Settings
 KINDS = ("train", "exactness")
 """What is measured of each run: the test error of a training, or differing codes between backends."""
 
-SMOKE = "-smoke"
-"""Ends the name of a scale that was cut to a tenth of an epoch."""
-
-_MOST_SEEDS = 1000
-
 
 @dataclass(frozen=True)
 class Scale:
@@ -31,6 +26,7 @@ class Scale:
         note: what the scale leaves out, in words.
         test_examples: measure on the first so many test examples; None takes all.
         slow_examples: so many of them for the backends that are not the fastest (kind `exactness`).
+        is_smoke: one seed, one epoch, a tenth of the images: the figures say nothing.
     """
 
     name: str
@@ -39,11 +35,17 @@ class Scale:
     note: str = ""
     test_examples: int | None = None
     slow_examples: int = 1000
+    is_smoke: bool = False
 
     @property
-    def is_smoke(self) -> bool:
-        """Whether this is a tenth of an epoch, whose figures say nothing."""
-        return self.name.endswith(SMOKE)
+    def title(self) -> str:
+        """As in file names: `small`, `small-smoke`."""
+        return self.name + "-smoke" * self.is_smoke
+
+    @property
+    def options(self) -> str:
+        """On the command line."""
+        return f"--scale {self.name}" + " --smoke" * self.is_smoke
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,10 @@ class Experiment:
     """Rows of the paper's table that are not run again: label -> figure."""
 
     def scale(self, name: str, *, smoke: bool = False) -> Scale:
-        """A scale by name; `smoke` cuts it to one seed and, in `jobs`, a tenth of an epoch."""
+        """A scale by name, or the smoke of it."""
         if name not in self.scales:
             raise unknown_name(f"scale of experiment {self.name}", name, self.scales)
-        found = self.scales[name]
-        return replace(found, name=name + SMOKE) if smoke else found
+        return replace(self.scales[name], is_smoke=smoke)
 
     def jobs(self, scale: Scale, only: str | None = None) -> tuple[Job, ...]:
         """Every run with every seed, in the order of the file; with `only`, of the runs this glob names.
@@ -134,10 +135,11 @@ class Experiment:
         chosen = {key: choose(value, run.name) for key, value in scale.settings.items()}
         values = dict(run.settings) | {key: value for key, value in chosen.items() if value is not None}
         seeds = choose(scale.seeds, run.name)
-        if not is_list_of(seeds, int) or not 1 <= len(set(seeds)) == len(seeds) <= _MOST_SEEDS:
+        if not is_list_of(seeds, int) or not 1 <= len(set(seeds)) == len(seeds):
             raise InvalidValueError("seeds are a list of different integers", got=seeds, where=where)
         try:
             each = [Settings(**values, seed=seed) for seed in seeds]
+            each[0].find_recipe()
         except (InvalidTypeError, InvalidValueError, TypeError) as error:
             raise InvalidValueError(str(error), where=where) from error
         return [replace(each[0], epochs=1)] if scale.is_smoke else each

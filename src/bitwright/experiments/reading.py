@@ -37,9 +37,7 @@ def experiment(name: str | Path) -> Experiment:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise FileFormatError(
-                "an experiment is a readable TOML file", got=error, where=path
-            ) from error
+            raise FileFormatError("an experiment is a readable TOML file", got=error, where=path) from error
         return _read(path.stem, text)
     if name not in names():
         raise unknown_name("experiment", name, names())

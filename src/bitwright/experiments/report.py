@@ -1,8 +1,27 @@
-"""The report of an experiment in words: its record as a page of Markdown."""
+"""The report of an experiment: its record as a page of Markdown, and the files it is written to."""
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import Any
+
+from bitwright.integer import write_atomic
+from bitwright.training import write_json
+
+
+def write_report(record: dict[str, Any], folder: Path) -> list[Path]:
+    """Write NAME-SCALE.json, .md and (with matplotlib) .png; returns their paths."""
+    stem = f"{record['experiment']}-{record['scale']}"
+    paths = [folder / f"{stem}.json", folder / f"{stem}.md"]
+    write_json(paths[0], record)
+    write_atomic(paths[1], markdown(record).encode())
+    if importlib.util.find_spec("matplotlib"):
+        from bitwright.experiments.picture import draw
+
+        paths.append(folder / f"{stem}.png")
+        draw(record, paths[2])
+    return paths
 
 
 def markdown(record: dict[str, Any]) -> str:

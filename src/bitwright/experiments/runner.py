@@ -45,31 +45,34 @@ def reproduce(
         InvalidValueError: `out` holds rows of other settings, or `only` names no run.
     """
 
-    @cache
-    def whole(name: str) -> Splits:
-        return Splits(data.load(name, "train"), data.load(name, "test"))
-
-    jobs = [(job, out / f"{job.name}.json") for job in experiment.jobs(scale)]
-    chosen = {job.name for job in experiment.jobs(scale, only)}
-    left = [
-        (job, path, cut(whole(job.settings.data), job, scale))
-        for job, path in jobs
-        if job.name in chosen and finished(job, scale, path) is None
-    ]
-    total = sum(work(experiment.kind, job, splits, scale) for job, _, splits in left)
+    left = unfinished(experiment, scale, out, only)
+    total = sum(work(experiment.kind, job, splits, scale) for job, splits in left)
     done = 0.0
-    for job, path, splits in left:
+    for job, splits in left:
         if watcher is not None:
             watcher.job_begins(job, done, total)
         advance = watcher.advances if watcher is not None else lambda work: None
         row = measure(experiment.kind, job, splits, scale, out / job.name, advance)
         row = {"run": job.run.name, "seed": job.settings.seed, "wanted": wanted(job, scale)} | row
-        write_json(path, row)
+        write_json(out / f"{job.name}.json", row)
         done += work(experiment.kind, job, splits, scale)
         if watcher is not None:
             watcher.job_ends(job, row)
-    rows = [finished(job, scale, path) for job, path in jobs]
+    rows = [finished(job, scale, out) for job in experiment.jobs(scale)]
     return [row for row in rows if row is not None]
+
+
+def unfinished(
+    experiment: Experiment, scale: Scale, out: Path, only: str | None = None
+) -> list[tuple[Job, Splits]]:
+    """The jobs that have no row in `out` yet, with their images."""
+
+    @cache
+    def whole(name: str) -> Splits:
+        return Splits(data.load(name, "train"), data.load(name, "test"))
+
+    jobs = [job for job in experiment.jobs(scale, only) if finished(job, scale, out) is None]
+    return [(job, cut(whole(job.settings.data), job, scale)) for job in jobs]
 
 
 def wanted(job: Job, scale: Scale) -> dict[str, Any]:
@@ -83,13 +86,14 @@ def wanted(job: Job, scale: Scale) -> dict[str, Any]:
     return found
 
 
-def finished(job: Job, scale: Scale, path: Path) -> dict[str, Any] | None:
+def finished(job: Job, scale: Scale, out: Path) -> dict[str, Any] | None:
     """The row of a job that ended, or None.
 
     Raises:
         InvalidValueError: it is of other settings.
         FileFormatError: it cannot be read.
     """
+    path = out / f"{job.name}.json"
     if not path.is_file():
         return None
     try:
