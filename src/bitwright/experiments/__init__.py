@@ -1,11 +1,11 @@
 """experiments: published tables as data files, and what runs them again."""
 
 from bitwright.experiments.cost import estimate, estimates
+from bitwright.experiments.definition import KINDS, Claim, Experiment, Job, Run, Scale
 from bitwright.experiments.exactness import Backend, backends, verify_everywhere
-from bitwright.experiments.experiment import KINDS, Claim, Experiment, Job, Run, Scale
-from bitwright.experiments.measure import Splits, cut, measure, work
+from bitwright.experiments.kinds import Splits, cut, measure, work
 from bitwright.experiments.reading import experiment, names
-from bitwright.experiments.record import record
+from bitwright.experiments.records import record
 from bitwright.experiments.report import markdown, write_report
 from bitwright.experiments.runner import Watcher, finished, reproduce, unfinished
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
+from bitwright.experiments.definition import Experiment, Job, Scale
 from bitwright.experiments.exactness import backends
-from bitwright.experiments.experiment import Experiment, Job, Scale
-from bitwright.experiments.measure import Splits
+from bitwright.experiments.kinds import Splits
 from bitwright.experiments.runner import unfinished
 from bitwright.lowering import lower
 from bitwright.training import error_rate, train
@@ -64,8 +64,8 @@ def estimate(kind: str, job: Job, splits: Splits, scale: Scale) -> float:
         for backend in backends(network):
             began = time.perf_counter()
             backend.check(model, network, few, None)
-            images = len(splits.test) if backend.is_fast else min(scale.slow_examples, len(splits.test))
-            seconds += (time.perf_counter() - began) * images / len(few)
+            images = backend.images(splits.test, scale.slow_examples)
+            seconds += (time.perf_counter() - began) * len(images) / len(few)
     return seconds
 
 

@@ -29,6 +29,10 @@ class Backend:
     check: Callable[[nn.Module, Network, Dataset, Callable[[int], None] | None], Verification]
     is_fast: bool = False
 
+    def images(self, test: Dataset, slow_examples: int) -> Dataset:
+        """What this backend compares: all of a test set, or the first so many images."""
+        return test if self.is_fast else test.subset(min(slow_examples, len(test)))
+
 
 def backends(network: Network) -> tuple[Backend, ...]:
     """What can run this network here, the fastest first."""
@@ -68,9 +72,8 @@ def verify_everywhere(
         progress: called with the number of images of each batch.
         chosen: the backends; None takes all of `backends`.
     """
-    few = test.subset(min(slow_examples, len(test)))
     return [
-        backend.check(model, network, test if backend.is_fast else few, progress)
+        backend.check(model, network, backend.images(test, slow_examples), progress)
         for backend in (backends(network) if chosen is None else chosen)
     ]
 

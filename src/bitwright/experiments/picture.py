@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,13 @@ def _map(axis: Any, record: dict[str, Any], grid: list[dict[str, Any]]) -> None:
     cells = {tuple(line["axes"].values()): line for line in grid}
     means = [[cells[row, column]["mean"] for column in columns] for row in rows]
     known = [mean for line in means for mean in line if mean is not None]
-    filled = [[max(known, default=0.0) if mean is None else mean for mean in line] for line in means]
+    filled = [[math.nan if mean is None else mean for mean in line] for line in means]
     axis.imshow(filled, cmap="viridis_r", aspect="auto")
     middle = (min(known) + max(known)) / 2 if known else 0.0
     for y, row in enumerate(rows):
         for x, column in enumerate(columns):
             line = cells[row, column]
-            missing = "diverged" if line["diverged"] else ""
+            missing = "diverged" if line["diverged"] else "not run"
             text = missing if line["mean"] is None else f"{line['mean']:.2f}"
             axis.text(
                 x, y, text, ha="center", va="center", color="white" if filled[y][x] > middle else "black"

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from bitwright import data
 from bitwright.errors import FileFormatError, InvalidValueError
-from bitwright.experiments.experiment import Experiment, Job, Scale
-from bitwright.experiments.measure import Splits, cut, measure, work
+from bitwright.experiments.definition import Experiment, Job, Scale
+from bitwright.experiments.kinds import Splits, cut, measure, work
 from bitwright.training import write_json
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from bitwright.experiments.experiment import Claim, Experiment, Run, Scale
+from bitwright.experiments.definition import Claim, Experiment, Run, Scale
 
 MEASURES = {"train": "test error (%)", "exactness": "differing codes"}
 """Kind -> what the figures are."""

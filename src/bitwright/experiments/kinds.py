@@ -13,9 +13,10 @@ from torch import nn
 
 from bitwright.data import Dataset
 from bitwright.errors import InvalidValueError
+from bitwright.experiments.definition import Job, Scale
 from bitwright.experiments.exactness import backends, counts, verify_everywhere
-from bitwright.experiments.experiment import Job, Scale
 from bitwright.integer import load
+from bitwright.kernels import available_isas
 from bitwright.recipes import is_quantised
 from bitwright.training import (
     CHECKPOINT,
@@ -62,7 +63,9 @@ def work(kind: str, job: Job, splits: Splits, scale: Scale) -> float:
     settings = job.settings
     steps = float(settings.epochs * (len(splits.training) // settings.batch))
     if kind == "exactness":
-        steps += (len(splits.test) + 2 * scale.slow_examples) / settings.batch
+        few = min(scale.slow_examples, len(splits.test))
+        # the other instruction sets and the interpreter are as many as the instruction sets
+        steps += (len(splits.test) + len(available_isas()) * few) / settings.batch
     return steps
 
 
@@ -116,13 +119,16 @@ _MEASURES = {"train": _test_error, "exactness": _differing_codes}
 
 
 class _Steps:
-    """Tells of the steps of a training."""
+    """Tells of the steps of a training, of those before it was resumed at once."""
 
     def __init__(self, advance: Advance) -> None:
         self.advance = advance
+        self.has_begun = False
 
     def epoch_begins(self, epoch: int, steps: int) -> None:
-        """Nothing to tell."""
+        if not self.has_begun:
+            self.advance(float(epoch * steps))
+        self.has_begun = True
 
     def step_ends(self, loss: float) -> None:
         self.advance(1.0)
