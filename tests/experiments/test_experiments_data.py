@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from bitwright.errors import BitwrightError, InvalidValueError
@@ -164,6 +167,14 @@ def test_mistakes_in_a_grid_and_in_claims_are_named(tmp_path, old, new, message)
     assert old in GRID
     with pytest.raises(BitwrightError, match=message):
         experiment(write(tmp_path, GRID.replace(old, new)))
+
+
+def test_the_experiment_of_the_docs_is_one(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    (text,) = re.findall(r"```toml experiment\n(.*?)```", page, re.S)
+    found = experiment(write(tmp_path, text))
+    assert len(found.runs) == 1 + 9
+    assert len(found.jobs(found.scale("small"))) == 10 + 2 * 2
 
 
 def test_unknown_names(tmp_path):
