@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 import bitwright as bw
+from bitwright import data
 from bitwright.cli import app
 from bitwright.errors import BitwrightError, InvalidValueError
 from bitwright.experiments import (
@@ -26,6 +27,7 @@ from bitwright.experiments import (
     write_report,
 )
 from bitwright.experiments import exactness as exactness_module
+from bitwright.experiments.compiled import find_compiler, verify_compiled
 from bitwright.kernels import available_isas
 from bitwright.training import CHECKPOINT, DivergedError
 
@@ -106,17 +108,21 @@ def exact(tmp_path_factory):
 def test_64_images_of_every_network_have_the_same_codes_on_every_backend(exact, run):
     (row,) = [row for row in exact["rows"] if row["run"] == run]
     assert row["value"] == 0
-    assert row["engine_problem"] is None
     assert [check["backend"] for check in row["verified"]] == [
         *reversed(available_isas()),
         "interpreter",
+        *(["c"] if find_compiler() else []),
     ]
+    assert row["left_out"] == ({} if find_compiler() else {"c": "no C compiler"})
     for check in row["verified"]:
         assert check["examples"] == 64
         assert check["differing"] == 0
         assert check["first"] is None
-        assert check["compared"] > 64 * 100
-    assert {check["compared"] for check in row["verified"]} == {row["verified"][0]["compared"]}
+        assert check["compared"] >= 64 * (64 + 10 + 10)
+    compared = {check["backend"]: check["compared"] for check in row["verified"]}
+    pixels = compared.pop("c", 64 * (64 + 10 + 10)) - 64 * (10 + 10)  # beside integers and outputs
+    assert pixels == 64 * 64
+    assert set(compared.values()) == {row["verified"][0]["compared"]}
 
 
 def test_exactness_knows_its_networks_apart(exact):
@@ -137,38 +143,51 @@ def test_a_difference_is_counted_and_the_claim_fails(exact, tmp_path, monkeypatc
     """One weight of the model moves after lowering: every backend must see it."""
     found = experiment("exactness")
     scale = found.scale("tiny")
-    finish = exactness_module.verify
+    compare = exactness_module.verify
 
-    def sabotage(model, network, images, **keywords):
+    def sabotaged(model, network, images, **keywords):
         with torch.no_grad():
-            weight = model.get_submodule("fc2").weight
-            weight[0, 0] = -weight[0, 0] if weight[0, 0].abs() > 0 else 1.0
+            model.get_submodule("fc2").weight[0, 0] *= -1
         try:
-            return finish(model, network, images, **keywords)
+            return compare(model, network, images, **keywords)
         finally:
             with torch.no_grad():
-                weight[0, 0] = -weight[0, 0]
+                model.get_submodule("fc2").weight[0, 0] *= -1
 
-    monkeypatch.setattr(exactness_module, "verify", sabotage)
-    rows = reproduce(found, scale, tmp_path, only="qnn-mlp")
-    made = record(found, scale, rows)
-    assert made["rows"][0]["value"] >= len(made["rows"][0]["verified"])
-    assert all(check["differing"] >= 1 for check in made["rows"][0]["verified"])
-    assert "fc2.weight[0, 0]" in made["rows"][0]["verified"][0]["first"]
+    monkeypatch.setattr(exactness_module, "verify", sabotaged)
+    made = record(found, scale, reproduce(found, scale, tmp_path, only="qnn-mlp"))
+    checks = [check for check in made["rows"][0]["verified"] if check["backend"] != "c"]
+    assert all(check["differing"] >= 1 for check in checks)
+    assert made["rows"][0]["value"] == sum(check["differing"] for check in made["rows"][0]["verified"])
+    assert checks[0]["first"].startswith("fc2.weight[0, 0]")
     assert [claim["holds"] for claim in made["claims"]] == [False]
     assert "DOES NOT HOLD" in markdown(made)
 
 
-def test_the_fastest_backend_takes_all_images_and_the_others_some(tmp_path, trainings):
-    from bitwright import data
+@pytest.mark.skipif(find_compiler() is None, reason="no C compiler")
+def test_compiled_c_is_compared_with_the_model_it_came_from():
+    test = data.load("digits", "test").subset(30)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    bw.quantize_(model, bw.recipe("qnn"), verbose=False)
+    network = bw.lower(model.eval(), torch.zeros(1, 1, 8, 8))
+    same = verify_compiled(model, network, test)
+    assert (same.differing, same.elements) == (0, {"input codes": 1920, "last integers": 300, "output": 300})
+    with torch.no_grad():
+        model[1].bias[3] += 1
+    other = verify_compiled(model, network, test)
+    assert other.differing == 30
+    assert str(other.first).startswith("output[0, 3]")
 
+
+def test_the_fastest_backend_takes_all_images_and_the_others_some():
     test = data.load("digits", "test").subset(60)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     bw.quantize_(model, bw.recipe("qnn"), verbose=False)
     network = bw.lower(model.eval(), torch.zeros(1, 1, 8, 8))
     seen = []
     checks = verify_everywhere(model, network, test, 20, seen.append)
-    assert [check.examples for check in checks] == [60, *[20] * len(available_isas())]
+    others = len(available_isas()) + (find_compiler() is not None)
+    assert [check.examples for check in checks] == [60, *[20] * others]
     assert sum(seen) == sum(check.examples for check in checks)
     assert [backend.is_fast for backend in backends(network)] == [True, *[False] * len(available_isas())]
 

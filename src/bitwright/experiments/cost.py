@@ -61,7 +61,7 @@ def estimate(kind: str, job: Job, splits: Splits, scale: Scale) -> float:
     seconds = settings.epochs * (steps * step + len(splits.test) * image)
     if kind == "exactness":
         network = lower(model, torch.from_numpy(few.inputs(0, 1)))
-        for backend in backends(network):
+        for backend in backends(network, compiled=True):
             began = time.perf_counter()
             backend.check(model, network, few, None)
             images = backend.images(splits.test, scale.slow_examples)

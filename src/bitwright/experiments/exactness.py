@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from bitwright.data import Dataset
+from bitwright.experiments.compiled import find_compiler, verify_compiled
 from bitwright.integer import Network
 from bitwright.kernels import available_isas, default_isa
 from bitwright.lowering import Verification, verify
@@ -34,15 +35,30 @@ class Backend:
         return test if self.is_fast else test.subset(min(slow_examples, len(test)))
 
 
-def backends(network: Network) -> tuple[Backend, ...]:
-    """What can run this network here, the fastest first."""
-    interpreter = Backend("interpreter", _verify("interpreter", None))
+def backends(network: Network, *, compiled: bool = False) -> tuple[Backend, ...]:
+    """What can run this network here, the fastest first.
+
+    Args:
+        compiled: also as exported C, where there is a compiler.
+    """
+    found = [Backend("interpreter", _verify("interpreter", None))]
+    if network.engine_problem is None:
+        best = default_isa()
+        isas = [best, *(isa for isa in reversed(available_isas()) if isa != best)]
+        found = [*(Backend(f"engine {isa}", _verify("engine", isa), isa == best) for isa in isas), *found]
+    if compiled and find_compiler() is not None:
+        found.append(Backend("c", verify_compiled))
+    return tuple(found)
+
+
+def left_out(network: Network) -> dict[str, str]:
+    """The backends that cannot run this network here, and why."""
+    reasons = {}
     if network.engine_problem is not None:
-        return (interpreter,)
-    best = default_isa()
-    isas = [best, *(isa for isa in reversed(available_isas()) if isa != best)]
-    engines = [Backend(f"engine {isa}", _verify("engine", isa), isa == best) for isa in isas]
-    return (*engines, interpreter)
+        reasons["engine"] = str(network.engine_problem)
+    if find_compiler() is None:
+        reasons["c"] = "no C compiler"
+    return reasons
 
 
 def _verify(backend: str, isa: str | None) -> Callable[..., Verification]:
@@ -70,11 +86,11 @@ def verify_everywhere(
         test: images to compare on.
         slow_examples: how many of them the slower backends take.
         progress: called with the number of images of each batch.
-        chosen: the backends; None takes all of `backends`.
+        chosen: the backends; None takes all of them, compiled C too.
     """
     return [
         backend.check(model, network, backend.images(test, slow_examples), progress)
-        for backend in (backends(network) if chosen is None else chosen)
+        for backend in (backends(network, compiled=True) if chosen is None else chosen)
     ]
 
 

@@ -13,8 +13,9 @@ from torch import nn
 
 from bitwright.data import Dataset
 from bitwright.errors import InvalidValueError
+from bitwright.experiments.compiled import find_compiler
 from bitwright.experiments.definition import Job, Scale
-from bitwright.experiments.exactness import backends, counts, verify_everywhere
+from bitwright.experiments.exactness import backends, counts, left_out, verify_everywhere
 from bitwright.integer import load
 from bitwright.kernels import available_isas
 from bitwright.recipes import is_quantised
@@ -64,8 +65,9 @@ def work(kind: str, job: Job, splits: Splits, scale: Scale) -> float:
     steps = float(settings.epochs * (len(splits.training) // settings.batch))
     if kind == "exactness":
         few = min(scale.slow_examples, len(splits.test))
-        # the other instruction sets and the interpreter are as many as the instruction sets
-        steps += (len(splits.test) + len(available_isas()) * few) / settings.batch
+        # the other instruction sets, the interpreter and compiled C
+        others = len(available_isas()) + (find_compiler() is not None)
+        steps += (len(splits.test) + others * few) / settings.batch
     return steps
 
 
@@ -109,7 +111,7 @@ def _differing_codes(job: Job, splits: Splits, scale: Scale, out: Path, advance:
     return _kept(result) | {
         "value": sum(check.differing for check in checks),
         "test_error": result["test_error"],
-        "engine_problem": network.engine_problem and str(network.engine_problem),
+        "left_out": left_out(network),
         "verified": counts(checks),
         "seconds": round(time.perf_counter() - began, 1),
     }
@@ -150,7 +152,7 @@ def _train(job: Job, splits: Splits, out: Path, advance: Advance) -> tuple[nn.Mo
         )
     steps = _Steps(advance)
     model, result = train(settings, splits.training, splits.test, out, watchers=(steps,), resume=resume)
-    return model, finish(settings, model, splits.test, out, result)
+    return model, finish(settings, model, splits.test, out, result, picture=False)
 
 
 def _kept(result: dict[str, Any]) -> dict[str, Any]:

@@ -83,8 +83,7 @@ def _exact_table(record: dict[str, Any]) -> str:
                     f"{check['differing']:,}",
                 ]
             )
-        if row["engine_problem"]:
-            rows.append(["", "", f"engine: {row['engine_problem']}", "0", "", "", ""])
+        rows += [["", "", f"{name}: {why}", "0", "", "", ""] for name, why in row["left_out"].items()]
     head = ["network", "trained as", "backend", "test images", "tensors", "elements", "differing"]
     return _table(head, rows)
 
