@@ -190,7 +190,7 @@ class Function:
 
     def _argmax(self, operation: Argmax) -> dict[str, Any]:
         x = self.placed.sources[operation.input]
-        return {"channels": x.channels, "here": index(x), "there": index(x, channel="best")}
+        return {"places": x.places, "channels": x.channels, "here": index(x), "there": index(x, channel="best")}
 
 
 def _address(tensor: Tensor, caller: str) -> str:

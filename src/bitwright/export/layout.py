@@ -79,7 +79,7 @@ def arrange(network: Network, fuse: bool = True) -> Layout:
         placed.append(Placed(stage, sources, result, product, scratch))
         buffers += [*scratch.values(), *([result.buffer] if result.buffer else [])]
     arena = place(list(dict.fromkeys(buffers)))
-    return Layout(tuple(placed), tensors[network.input.name], placed[-1].result, arena)
+    return Layout(tuple(placed), tensors[network.input.name], tensors[network.operations[-1].name], arena)
 
 
 def _last_reads(stages: list[Stage]) -> dict[str, int]:
@@ -88,7 +88,7 @@ def _last_reads(stages: list[Stage]) -> dict[str, int]:
     for stage in reversed(stages):
         if isinstance(stage.first, Reshape):
             source = stage.first.input
-            last[source] = max(last[source], last[stage.result])
+            last[source] = max(last[source], last.get(stage.result, 0))
     return last
 
 
@@ -106,6 +106,8 @@ def _view(stage: Stage, stages: list[Stage], tensors: Mapping[str, Tensor]) -> T
     source, shape = tensors[stage.first.input], stage.first.shape
     elements = source.type.elements
     kind = replace(source.type, shape=shape)
+    if shape[0] == source.channels and source.order is None:  # the places follow each other as before
+        return replace(source, type=kind)
     if source.plain:
         return replace(source, type=kind, channel_stride=elements // shape[0], place_stride=1)
     readers = [s for s in stages if stage.result in (*s.around, *s.beside)]
@@ -141,8 +143,9 @@ def _result(
         kind = _numbers(network, last)
         return Tensor(kind, value_type(kind.bound), 0, places, 1, None)
     form, base = stored_as(kind)
-    if isinstance(stage.first, Reshape | Transpose):  # written in the order of the shape
-        fresh = Tensor(kind, form, base, places, 1, None)
+    if isinstance(stage.first, Reshape | Transpose):  # the same numbers, in the order of the shape
+        source = tensors[stage.first.input]
+        fresh = Tensor(kind, source.c_type, source.base, places, 1, None)
     else:
         fresh = Tensor(kind, form, base, 1, channels, None)
     end = last_read.get(stage.result, index)  # nobody may read it

@@ -18,8 +18,8 @@ from bitwright.integer import Codes, ConvTranspose, Linear, MaxPool, TensorType
 from bitwright.integer.codes import WHOLE, level_range
 from bitwright.integer.operations.products import Convolution, Product
 
-TILE = 4
-"""Places at a time: a weight that was read or unpacked is multiplied so often."""
+TILE, UNPACKED_TILE = 4, 8
+"""Places at a time: a weight that was read, or unpacked, is multiplied so often."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,9 @@ class ProductPlan:
     @property
     def tile(self) -> int:
         """Places gathered at a time."""
-        return math.prod(self.pool.kernel) if self.pool else min(TILE, math.prod(self.image))
+        if self.pool:
+            return math.prod(self.pool.kernel)
+        return min(TILE if self.rows.direct else UNPACKED_TILE, math.prod(self.image))
 
     @property
     def patch_type(self) -> str:

@@ -73,8 +73,9 @@ class Stage:
 
 def stages_of(network: Network, fuse: bool = True) -> list[Stage]:
     """The stages of a network in execution order; without `fuse`, one for each operation but the input."""
+    operations = _needed(network) if fuse else network.operations
     readers: dict[str, list[Operation]] = {name: [] for name in network.types}
-    for operation in network.operations:
+    for operation in operations:
         for name in operation.inputs:
             readers[name].append(operation)
 
@@ -84,7 +85,7 @@ def stages_of(network: Network, fuse: bool = True) -> list[Stage]:
 
     stages: list[Stage] = []
     made, taken = {network.input.name}, {network.input.name}
-    for operation in network.operations:
+    for operation in operations:
         if operation.name in taken:
             continue
         last, pool = operation, None
@@ -102,6 +103,15 @@ def stages_of(network: Network, fuse: bool = True) -> list[Stage]:
         taken.update(stages[-1].names)
         made.add(last.name)
     return stages
+
+
+def _needed(network: Network) -> list[Operation]:
+    """The operations that the last one needs."""
+    needed = {network.operations[-1].name}
+    for operation in reversed(network.operations):
+        if operation.name in needed:
+            needed.update(operation.inputs)
+    return [operation for operation in network.operations if operation.name in needed]
 
 
 def _pool_inside(network: Network, reader: Operation | None) -> MaxPool | None:
