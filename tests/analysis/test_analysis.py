@@ -31,6 +31,21 @@ def test_operations_of_a_convnet_agree_with_the_float_model():
     assert plain.training
 
 
+@pytest.mark.parametrize("name", ["dscnn", "convnet1d"])
+def test_operations_in_groups_and_in_one_dimension_agree_with_the_float_model(name):
+    counts = analysis.integer_operations(network(name, 8, (3, 16, 16)))
+    plain = models.build(name, 8, (3, 16, 16), 10)
+    assert analysis.float_operations(plain, torch.zeros(1, 3, 16, 16)) == {"float MAC": sum(counts.values())}
+
+
+def test_operations_of_a_transposed_convolution_are_counted_from_its_input():
+    model = torch.nn.Sequential(torch.nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2))
+    example = torch.zeros(1, 4, 5, 7)
+    assert analysis.float_operations(model, example) == {"float MAC": 5 * 7 * 4 * 3 * 9}
+    bw.quantize_(model, bw.recipe("float", weight="int8", activation="int8"), verbose=False)
+    assert analysis.integer_operations(bw.lower(model, example)) == {"int8": 5 * 7 * 4 * 3 * 9}
+
+
 def test_bits_and_bytes():
     net = network("mlp", 16, (1, 8, 8))
     assert analysis.weight_bits(net) == 1

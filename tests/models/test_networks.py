@@ -26,7 +26,16 @@ def test_convnet_has_the_papers_number_of_weights():
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("mlp", (1, 8, 8)), ("mlp", (3, 32, 32)), ("convnet", (1, 28, 28)), ("convnet", (3, 8, 8))],
+    [
+        ("mlp", (1, 8, 8)),
+        ("mlp", (3, 32, 32)),
+        ("convnet", (1, 28, 28)),
+        ("convnet", (3, 8, 8)),
+        ("dscnn", (1, 28, 28)),
+        ("dscnn", (3, 5, 9)),
+        ("convnet1d", (1, 8, 8)),
+        ("convnet1d", (12, 1, 100)),
+    ],
 )
 def test_output_shape(name, shape):
     model = models.build(name, 8, shape, 7).eval()
@@ -47,6 +56,26 @@ def test_blocks_are_product_pool_norm_activation():
     assert kinds[-2:] == ["Linear", "BatchNorm1d"]
 
 
+def test_dscnn_has_depthwise_and_pointwise_layers():
+    model = models.build("dscnn", 32, (3, 32, 32), 10)
+    convs = [m for m in model if isinstance(m, nn.Conv2d)]
+    depthwise, pointwise = convs[1::2], convs[2::2]
+    assert [m.groups for m in depthwise] == [m.in_channels for m in depthwise] == [32, 64, 64, 128, 128]
+    assert [(m.kernel_size, m.out_channels) for m in pointwise] == [
+        ((1, 1), n) for n in (64, 64, 128, 128, 256)
+    ]
+    pixels = 3 * 32 * 9 + 9 * (32 + 64 + 64 + 128 + 128)
+    mixing = 32 * 64 + 64 * 64 + 64 * 128 + 128 * 128 + 128 * 256
+    assert weights(model) == pixels + mixing + 256 * 16 * 10
+
+
+def test_rows_are_the_channels_of_convnet1d():
+    model = models.build("convnet1d", 4, (3, 16, 32), 10)
+    assert model(torch.zeros(2, 3, 16, 32)).shape == (2, 10)
+    assert model.conv1.in_channels == 48
+    assert model[:1](torch.zeros(2, 3, 16, 32)).shape == (2, 48, 32)
+
+
 def test_bad_names_and_sizes():
     with pytest.raises(InvalidValueError, match=r"valid ones are mlp.*did you mean 'mlp'"):
         models.build("mpl", 8, (1, 8, 8), 10)
@@ -54,3 +83,5 @@ def test_bad_names_and_sizes():
         models.build("mlp", 0, (1, 8, 8), 10)
     with pytest.raises(InvalidValueError, match="halves"):
         models.build("convnet", 8, (1, 7, 7), 10)
+    with pytest.raises(InvalidValueError, match="halves"):
+        models.build("convnet1d", 8, (1, 8, 7), 10)

@@ -117,12 +117,11 @@ LINEAR, CONV = LinearGeometry(), ConvGeometry((2, 1), (1, 0))
 ])  # fmt: skip
 def test_opcheck_of_the_product(geometry, kind, left, right, shape):
     conv = geometry is CONV
-    window = [*geometry.stride, *geometry.padding] if conv else []
     layout = torch.channels_last if conv else torch.contiguous_format
     tensors = [torch.ones(s).contiguous(memory_format=layout) for s in (left, right)]
     for ranges in ([], [-128, 127, -32768, 32767] if conv else [-128, 127, -128, 127]):
         units = [1.0, 1.0] if ranges else []
-        arguments = (kind.value, *tensors, list(shape), window, ranges, units, "fc", "")
+        arguments = (kind.value, *tensors, list(shape), geometry.numbers(), ranges, units, "fc", "")
         torch.library.opcheck(torch.ops.bitwright.product.default, arguments)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from bitwright.formats import Binary
 from bitwright.integer import Network
 from bitwright.integer.operations import Product
+from bitwright.nn import FloatLayer
 
 FLOAT_MAC = "float MAC"
 BINARY_MAC = "xor+popcount"
@@ -42,12 +43,13 @@ def float_operations(model: nn.Module, example: torch.Tensor) -> dict[str, int]:
     """Multiply-accumulates per example of a float model's linear and convolutional layers."""
     total = 0
 
-    def count(module: nn.Module, _: object, output: torch.Tensor) -> None:
+    def count(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         nonlocal total
-        weight = module.get_parameter("weight")
-        total += math.prod(weight.shape[1:]) * output[0].numel()
+        # a transposed convolution multiplies each of its inputs by a row of the weight
+        places = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
+        total += math.prod(module.get_parameter("weight").shape[1:]) * places[0].numel()
 
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    layers = [m for m in model.modules() if isinstance(m, FloatLayer)]
     handles = [layer.register_forward_hook(count) for layer in layers]
     training = model.training
     try:

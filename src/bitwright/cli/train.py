@@ -32,7 +32,7 @@ _SETTINGS = (
     show_default=True,
     help="Recipe, or a TOML file; `bitwright recipes` lists them.",
 )
-@click.option("--model", default="mlp", show_default=True, help="Network: mlp or convnet.")
+@click.option("--model", default="mlp", show_default=True, help="Network: mlp, convnet, dscnn or convnet1d.")
 @click.option(
     "--width",
     type=int,

@@ -19,11 +19,10 @@ from bitwright.nn import (
     BatchNorm1d,
     BatchNorm2d,
     ComputeLayer,
-    Conv2d,
+    ConvGeometry,
     Fold,
-    Linear,
+    LinearGeometry,
     Link,
-    conv_padding,
     describe,
     eval_rounding,
     is_flatten,
@@ -36,7 +35,10 @@ from bitwright.recipes import is_quantised
 THRESHOLD_BITS = 4
 """Codes of up to this many bits are made by thresholds, wider ones by an affine map and a rounding."""
 
-SUPPORTED = "Linear, Conv2d, BatchNorm1d, BatchNorm2d, ReLU, Hardtanh, MaxPool2d, Flatten, Dropout, Identity"
+SUPPORTED = (
+    "Linear, Conv1d, Conv2d, ConvTranspose2d, BatchNorm1d, BatchNorm2d, ReLU, Hardtanh, MaxPool1d, "
+    "MaxPool2d, Flatten, Dropout, Identity"
+)
 
 
 def lower(model: nn.Module, example: torch.Tensor, meta: Mapping[str, Any] | None = None) -> Network:
@@ -97,7 +99,7 @@ class _Lowering:
             f"{link.layer}: {problem}" for link in self.links.values() if (problem := self._problem(link))
         ]
         known = (
-            Linear | Conv2d | BatchNorm1d | BatchNorm2d | nn.ReLU | nn.Hardtanh | nn.MaxPool2d
+            ComputeLayer | BatchNorm1d | BatchNorm2d | nn.ReLU | nn.Hardtanh | nn.MaxPool1d | nn.MaxPool2d
             | nn.Flatten | nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Identity
         )  # fmt: skip
         for node in self.graph.nodes:
@@ -106,12 +108,12 @@ class _Lowering:
             module = self.modules.get(str(node.target)) if node.op == "call_module" else None
             if not isinstance(module, known):
                 problems.append(f"{describe(node, self.modules)} is not supported")
-            elif isinstance(module, nn.MaxPool2d) and (
-                module.dilation not in (1, (1, 1)) or module.ceil_mode
+            elif isinstance(module, nn.MaxPool1d | nn.MaxPool2d) and (
+                module.dilation not in (1, (1,), (1, 1)) or module.ceil_mode
             ):
                 problems.append(f"{node.target}: max-pools with dilation or ceil_mode are not supported")
-            elif isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) != (1, -1):
-                problems.append(f"{node.target}: flatten keeps the batch axis and nothing else")
+            elif isinstance(module, nn.Flatten) and module.start_dim != 1:
+                problems.append(f"{node.target}: flatten keeps the batch axis, and none behind it")
             elif isinstance(module, BatchNorm1d | BatchNorm2d) and module.fold is None:
                 problems.append(f"{node.target} ({type(module).__name__}) is not directly behind a layer")
         if len([n for n in self.graph.nodes if n.op == "placeholder"]) != 1:
@@ -125,7 +127,7 @@ class _Lowering:
 
     def _problem(self, link: Link) -> str | None:
         layer = self.modules[link.layer]
-        assert isinstance(layer, Linear | Conv2d)
+        assert isinstance(layer, ComputeLayer)
         consumer = layer.fold.consumer if layer.fold is not None else None
         for quantizer in (layer.slots.of("forward.activation"), consumer):
             if quantizer is not None and quantizer.spec.overflow is not Overflow.SATURATE:
@@ -139,7 +141,7 @@ class _Lowering:
         name = str(node.target)
         if node.op == "placeholder":
             self._input(node)
-        elif isinstance(module, Linear | Conv2d):
+        elif isinstance(module, ComputeLayer):
             self._product(name, module)
         elif isinstance(module, BatchNorm1d | BatchNorm2d):
             self._affine()
@@ -147,13 +149,14 @@ class _Lowering:
             self._clip(name, 0.0, math.inf)
         elif isinstance(module, nn.Hardtanh):
             self._clip(name, module.min_val, module.max_val)
-        elif isinstance(module, nn.MaxPool2d):
-            kernel = _pair(module.kernel_size)
-            self._append(
-                integer.MaxPool(name, self._last, kernel, _pair(module.stride), _pair(module.padding))
-            )
+        elif isinstance(module, nn.MaxPool1d | nn.MaxPool2d):
+            rank = 1 if isinstance(module, nn.MaxPool1d) else 2
+            window = [_each(value, rank) for value in (module.kernel_size, module.stride, module.padding)]
+            self._append(integer.MaxPool(name, self._last, *window))
         elif (isinstance(module, nn.Flatten) or is_flatten(node)) and len(self.type.shape) > 1:
-            shape = (math.prod(self.type.shape),)
+            axes = module.end_dim if isinstance(module, nn.Flatten) else -1
+            axes = axes if axes > 0 else axes + 1 + len(self.type.shape)  # how many become one
+            shape = (math.prod(self.type.shape[:axes]), *self.type.shape[axes:])
             self._append(integer.Reshape(name if module else node.name, self._last, shape))
 
     @property
@@ -191,7 +194,7 @@ class _Lowering:
                 raise InvalidValueError(
                     "the input feeds one layer", got=f"{len(users)} operations", where=node.name
                 )
-            if isinstance(module, Linear | Conv2d):
+            if isinstance(module, ComputeLayer):
                 quantizer = _slot(module, "forward.activation")
                 break
             if not (
@@ -215,11 +218,14 @@ class _Lowering:
         )
 
     def _product(self, name: str, layer: ComputeLayer) -> None:
-        weight = stored_weight(layer)
-        if isinstance(layer, Conv2d):
-            self._append(integer.Conv(name, self._last, weight, _pair(layer.stride), conv_padding(layer)))
-        else:
+        weight, geometry = stored_weight(layer), layer.geometry
+        if isinstance(geometry, LinearGeometry):
             self._append(integer.Linear(name, self._last, weight))
+        elif isinstance(geometry, ConvGeometry):
+            self._append(integer.Conv(name, self._last, weight, *_window(geometry)))
+        else:
+            window, more = _window(geometry.conv), geometry.output_padding
+            self._append(integer.ConvTranspose(name, self._last, weight, *window, more))
         self.fold = layer.fold
         if self.fold is not None and self.fold.norm is None:
             self._affine()
@@ -276,10 +282,11 @@ class _Lowering:
 
 
 def stored_weight(layer: ComputeLayer) -> Codes:
-    """The codes of a layer's weight, as its quantiser makes them in eval."""
+    """The codes of a layer's weight, as its quantiser makes them in eval, with the output channel first."""
     quantizer = _slot(layer, "forward.weight")
-    levels = quantizer(layer.weight.detach().cpu()).levels
-    return Codes.pack(quantizer.format, levels.numpy().astype(np.int64))
+    form, numbers = quantizer.format, quantizer(layer.weight.detach().cpu()).levels
+    codes = numbers if form.integral else form.encode(numbers)
+    return Codes.pack(form, layer.geometry.by_output(codes).numpy().astype(np.int64))
 
 
 def find_thresholds(
@@ -339,6 +346,11 @@ def _zero_point(quantizer: Quantizer) -> int:
     return 0 if zero_point is None else int(zero_point)
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    first, second = (value, value) if isinstance(value, int) else value
-    return int(first), int(second)
+def _each(value: Any, rank: int) -> tuple[int, ...]:
+    """One number for each of `rank` axes."""
+    return (value,) * rank if isinstance(value, int) else tuple(value)
+
+
+def _window(conv: ConvGeometry) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
+    """Stride, padding, dilation and groups of an integer convolution."""
+    return conv.stride, conv.padding, conv.steps, conv.groups

@@ -13,8 +13,9 @@ from torch import nn
 
 from bitwright.errors import InvalidValueError
 from bitwright.integer import Clip, Codes, Network, Operation, Reshape
+from bitwright.integer.operations import Product
 from bitwright.lowering.lower import evaluating, lower
-from bitwright.nn import Conv2d, Linear
+from bitwright.nn import ComputeLayer
 from bitwright.quantize import Quantized
 
 
@@ -94,7 +95,7 @@ def verify(
     result = Verification(label)
     example = torch.zeros((1, *network.input.shape))
     _compare_stored(result, network, lower(model, example))
-    layers = {o.name: o for o in network.operations if o.kind in ("linear", "conv")}
+    layers = {o.name: o for o in network.operations if isinstance(o, Product)}
     with evaluating(model), torch.no_grad(), _captured(model) as seen:
         for batch in batches:
             seen.clear()
@@ -147,7 +148,7 @@ def _captured(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
         return hook
 
     for name, module in model.named_modules():
-        if isinstance(module, Linear | Conv2d):
+        if isinstance(module, ComputeLayer):
             slot = module.slots.of("forward.activation")
             if slot is not None:
                 handles.append(slot.register_forward_hook(keep_levels(f"{name}.activation")))

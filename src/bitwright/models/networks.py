@@ -57,11 +57,67 @@ def convnet(width: int, shape: tuple[int, int, int], classes: int) -> nn.Module:
     return nn.Sequential(layers)
 
 
+def dscnn(width: int, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A depthwise-separable network in the manner of MobileNet (Howard et al. 2017, section 3).
+
+    W C3, then five blocks, each a depthwise C3 and a C1: 2W (every second pixel), 2W, 4W (every second),
+    4W, 8W (every second), then classes. Each layer is convolution, norm, ReLU.
+    """
+    channels, *size = shape
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+
+    def block(name: str, out: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        padding = kernel // 2
+        layers[name] = nn.Conv2d(channels, out, kernel, stride, padding, groups=groups, bias=False)
+        layers[f"{name}_norm"] = nn.BatchNorm2d(out, eps=EPSILON)
+        layers[f"{name}_act"] = nn.ReLU()
+
+    block("stem", width, 3)
+    channels = width
+    for n, (factor, stride) in enumerate(((2, 2), (2, 1), (4, 2), (4, 1), (8, 2)), start=1):
+        block(f"depthwise{n}", channels, 3, stride, groups=channels)
+        block(f"pointwise{n}", factor * width, 1)
+        channels = factor * width
+        size = [-(-side // stride) for side in size]
+    layers["flatten"] = nn.Flatten()
+    layers["fc"] = nn.Linear(channels * size[0] * size[1], classes, bias=False)
+    layers["fc_norm"] = nn.BatchNorm1d(classes, eps=EPSILON)
+    return nn.Sequential(layers)
+
+
+def convnet1d(width: int, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """W C5, MP2, 2W C3, MP2, 4W C3, MP2, 8W FC, classes, over the columns of an image: its rows are channels.
+
+    For sequences [C, L] give the shape (C, 1, L). Each block is convolution, (max-pool), norm, activation.
+    """
+    if shape[2] < 8:
+        raise InvalidValueError("the 1-d ConvNet halves its sequences three times", got=shape, fix="use mlp")
+    layers: OrderedDict[str, nn.Module] = OrderedDict(rows=nn.Flatten(1, 2))
+    channels, length = shape[0] * shape[1], shape[2]
+    for n, (out, kernel) in enumerate(((width, 5), (2 * width, 3), (4 * width, 3)), start=1):
+        layers[f"conv{n}"] = nn.Conv1d(channels, out, kernel, padding=kernel // 2, bias=False)
+        layers[f"pool{n}"] = nn.MaxPool1d(2)
+        layers[f"norm{n}"] = nn.BatchNorm1d(out, eps=EPSILON)
+        layers[f"act{n}"] = nn.ReLU()
+        channels, length = out, length // 2
+    layers["flatten"] = nn.Flatten()
+    features = channels * length
+    for n, out in enumerate((8 * width, classes), start=1):
+        layers[f"fc{n}"] = nn.Linear(features, out, bias=False)
+        layers[f"fc_norm{n}"] = nn.BatchNorm1d(out, eps=EPSILON)
+        if n < 2:
+            layers[f"fc_act{n}"] = nn.ReLU()
+        features = out
+    return nn.Sequential(layers)
+
+
 _MODELS: dict[str, Callable[[int, tuple[int, int, int], int], nn.Module]] = {
     "mlp": mlp,
     "convnet": convnet,
+    "dscnn": dscnn,
+    "convnet1d": convnet1d,
 }
-DEFAULT_WIDTHS = {"mlp": 1024, "convnet": 64}
+DEFAULT_WIDTHS = {"mlp": 1024, "convnet": 64, "dscnn": 32, "convnet1d": 64}
 
 
 def names() -> tuple[str, ...]:

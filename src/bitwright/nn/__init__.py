@@ -2,6 +2,7 @@
 
 from bitwright.nn.arithmetic import Exact
 from bitwright.nn.fold import Accumulator, Affine, Fold, eval_rounding
+from bitwright.nn.geometry import ConvGeometry, LinearGeometry, TransposedGeometry
 from bitwright.nn.graph import (
     Link,
     UntraceableError,
@@ -11,11 +12,18 @@ from bitwright.nn.graph import (
     links,
     trace,
 )
-from bitwright.nn.layers import ComputeLayer, Conv2d, Linear, conv_padding
+from bitwright.nn.layers import (
+    ComputeLayer,
+    Conv1d,
+    Conv2d,
+    ConvTranspose2d,
+    FloatLayer,
+    Linear,
+    block_axes,
+    weight_axis,
+)
 from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
 from bitwright.nn.slots import (
-    CONV_AXES,
-    LINEAR_AXES,
     OPERANDS,
     SHORT_NAMES,
     Slots,
@@ -25,8 +33,6 @@ from bitwright.nn.slots import (
 )
 
 __all__ = [
-    "CONV_AXES",
-    "LINEAR_AXES",
     "OPERANDS",
     "SHORT_NAMES",
     "Accumulator",
@@ -34,15 +40,21 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "ComputeLayer",
+    "Conv1d",
     "Conv2d",
+    "ConvGeometry",
+    "ConvTranspose2d",
     "Exact",
+    "FloatLayer",
     "Fold",
     "Linear",
+    "LinearGeometry",
     "Link",
     "Slots",
+    "TransposedGeometry",
     "UntraceableError",
+    "block_axes",
     "check_reduction",
-    "conv_padding",
     "describe",
     "eval_rounding",
     "is_flatten",
@@ -51,4 +63,5 @@ __all__ = [
     "operands_of",
     "tensor_of",
     "trace",
+    "weight_axis",
 ]

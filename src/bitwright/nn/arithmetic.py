@@ -131,16 +131,18 @@ def preference(
 
     On a CPU with VNNI the 8-bit product beats float32 wherever the matrices are not small: casts and patches
     are then little beside the sums. For linear layers one float64 product costs less than two float32 ones;
-    for convolutions, and on GPUs, more.
+    for convolutions, and on GPUs, more. Groups are one 8-bit product each, so small ones are left to torch's
+    own convolutions.
     """
     last = (Path.SPLIT, Path.FLOAT64)
     if not cpu:
         return Path.FLOAT32, *last
     if isinstance(geometry, LinearGeometry):
         last = (Path.FLOAT64, Path.SPLIT)
-    if int8 is Speed.NONE:
+    pays = min(reduction, *geometry.sides(kind, shape)) >= INT8_SIDE
+    if int8 is Speed.NONE or (geometry.groups > 1 and not pays):
         return Path.FLOAT32, *last
-    if int8 is Speed.FAST and min(reduction, *geometry.sides(kind, shape)) >= INT8_SIDE:
+    if int8 is Speed.FAST and pays:
         return Path.INT8, Path.FLOAT32, *last
     return Path.FLOAT32, Path.INT8, *last
 

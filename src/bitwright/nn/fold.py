@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Rounding, twin
+from bitwright.formats import Log, Rounding, twin
 from bitwright.kernels.registration import register
-from bitwright.nn.arithmetic import accumulator_bound
+from bitwright.nn.arithmetic import Operand, accumulator_bound
 from bitwright.quantize import Quantizer
 
 if TYPE_CHECKING:
-    from bitwright.nn.layers import Conv2d, Linear
+    from bitwright.nn.layers import ComputeLayer
     from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
 
 MULTIPLIER_BITS = 31
@@ -99,7 +99,7 @@ class Fold:
 
     def __init__(
         self,
-        layer: Linear | Conv2d,
+        layer: ComputeLayer,
         norm: BatchNorm1d | BatchNorm2d | None,
         consumer: Quantizer | None,
     ) -> None:
@@ -129,32 +129,48 @@ class Fold:
             quantizer = slots.of(operand)
             if quantizer is None:
                 return f"its {operand} has no format"
-            if not quantizer.format.integral:
-                return f"its {operand} is {quantizer.format}, whose numbers are no integers"
+            form = quantizer.format
+            if operand == "forward.weight" and isinstance(
+                form, Log
+            ):  # integers of a unit
+                if Operand.of(form) is None:
+                    return f"its {operand} is {form}, whose powers span more than 2^26"
+            elif not form.integral:
+                return f"its {operand} is {form}, whose numbers are no integers"
         if self.consumer is not None and not self.consumer.format.integral:
             return f"what follows it is {self.consumer.format}, whose numbers are no integers"
         return None
 
-    def bound(self, weight_levels: torch.Tensor) -> int:
+    @property
+    def unit(self) -> float:
+        """The number that one level of the weight stands for, a power of two; accumulators count levels."""
+        return self._operands()[1].format.unit
+
+    def rows(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight's numbers -> its levels, with the output channel first."""
+        rows = self.layer.geometry.by_output(weight)
+        return rows if self.unit == 1.0 else rows / self.unit
+
+    def bound(self, weight: torch.Tensor) -> int:
         """An upper bound of |accumulator|."""
-        activation, weight = self._operands()
-        return accumulator_bound(weight_levels, _max_level(activation), _max_level(weight))
+        activation, quantizer = self._operands()
+        return accumulator_bound(self.rows(weight), _max_level(activation), _max_level(quantizer))
 
     @torch.no_grad()
-    def affine(self, weight_levels: torch.Tensor) -> Affine:
+    def affine(self, weight: torch.Tensor) -> Affine:
         """(M, B, s) from the present weights, statistics and scales. On the CPU, in float64."""
-        slope, intercept = self._line(weight_levels.shape[0])
-        return fold_constants(slope, intercept, self.bound(weight_levels), self.layer.slots.layer)
+        slope, intercept = self._line(self.rows(weight).shape[0])
+        return fold_constants(slope, intercept, self.bound(weight), self.layer.slots.layer)
 
     def _line(self, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Slope and intercept of the map from accumulators to the consumer's levels: float64 [C]."""
         layer, norm = self.layer, self.norm
-        slope = torch.ones(channels, dtype=torch.float64)
-        for operand in ("forward.activation", "forward.weight"):
-            quantizer = layer.slots.of(operand)
-            scale = quantizer.current_scale() if quantizer else None
-            if scale is not None:
-                slope = slope * scale.detach().cpu().double().flatten()
+        slope = torch.full((channels,), self.unit, dtype=torch.float64)
+        activation, weight = (quantizer.current_scale() for quantizer in self._operands())
+        if activation is not None:
+            slope = slope * activation.detach().cpu().double().flatten()
+        if weight is not None:
+            slope = slope * layer.geometry.weight_scales(weight.detach().cpu().double())
         intercept = torch.zeros(channels, dtype=torch.float64)
         if layer.bias is not None:
             intercept = layer.bias.detach().cpu().double()
@@ -169,17 +185,18 @@ class Fold:
         return slope, intercept
 
     @torch.no_grad()
-    def apply(self, acc: torch.Tensor, weight_levels: torch.Tensor) -> torch.Tensor:
+    def apply(self, acc: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Accumulators -> values on the consumer's grid, or the float32 output.
 
         Values with a scale are float64, in which the product with it is exact: the consumer's division then
         gives the same levels back under every rounding. Integers carry no gradient: eval mode is for
         answers, train mode for learning.
         """
-        slope, intercept = self._line(weight_levels.shape[0])
+        rows = self.rows(weight)
+        slope, intercept = self._line(rows.shape[0])
         largest = [_max_level(q) for q in self._operands()]
         y: torch.Tensor = torch.ops.bitwright.fold.default(
-            acc, slope, intercept, weight_levels, largest, self.layer.slots.layer
+            acc, slope, intercept, rows, largest, self.layer.slots.layer
         )
         if self.consumer is None:
             return y.float()
@@ -209,7 +226,7 @@ def _fold(
 ) -> torch.Tensor:
     """(acc M + B) 2^-s in float64, with the constants of `fold_constants`; channels as in the layer."""
     affine = fold_constants(slope, intercept, accumulator_bound(weight, largest[0], largest[1]), where)
-    shape = (-1, 1, 1) if weight.dim() == 4 else (-1,)
+    shape = (-1,) + (1,) * (weight.dim() - 2)
     multiplier, offset = (
         t.to(acc.device, torch.float64).view(shape) for t in (affine.multiplier, affine.offset)
     )

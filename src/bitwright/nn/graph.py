@@ -10,12 +10,12 @@ from torch import fx, nn
 
 from bitwright.errors import InvalidValueError
 from bitwright.nn.fold import Fold
-from bitwright.nn.layers import Conv2d, Linear
+from bitwright.nn.layers import ComputeLayer
 from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
 
 POSITIONAL = (nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity)
 """Modules that in eval only move elements, or do nothing."""
-MONOTONE = (nn.ReLU, nn.Hardtanh, nn.MaxPool2d)
+MONOTONE = (nn.ReLU, nn.Hardtanh, nn.MaxPool1d, nn.MaxPool2d)
 """Modules that commute with rounding to a grid."""
 
 
@@ -84,7 +84,7 @@ def links(model: nn.Module, graph: fx.Graph) -> list[Link]:
     return [
         _follow(node, modules, repeated)
         for node in graph.nodes
-        if node.op == "call_module" and isinstance(modules[str(node.target)], Linear | Conv2d)
+        if node.op == "call_module" and isinstance(modules[str(node.target)], ComputeLayer)
     ]
 
 
@@ -105,7 +105,7 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module], repeated: set[nn.Modu
                 return Link(layer, problem="a clip or pool lies between it and the network's output")
             return Link(layer, tuple(path), node)
         module = modules.get(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, Linear | Conv2d):
+        if isinstance(module, ComputeLayer):
             if module.slots.of("forward.activation") is None:
                 return Link(layer, problem=f"{node.target} takes float activations")
             return Link(layer, tuple(path), node)
@@ -122,7 +122,7 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module], repeated: set[nn.Modu
 
 def _only_pools(path: list[fx.Node], modules: dict[str, nn.Module]) -> bool:
     """Whether the channels and the order of the values are as the layer left them."""
-    kept = (nn.MaxPool2d, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity)
+    kept = (nn.MaxPool1d, nn.MaxPool2d, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity)
     return all(isinstance(modules.get(str(node.target)), kept) for node in path)
 
 
@@ -133,7 +133,7 @@ def link_folds(model: nn.Module) -> list[Link]:
     found = links(model, graph)
     for link in found:
         layer = modules[link.layer]
-        assert isinstance(layer, Linear | Conv2d)
+        assert isinstance(layer, ComputeLayer)
         layer.fold = None
         if link.problem is not None or link.consumer is None:
             continue
@@ -141,7 +141,7 @@ def link_folds(model: nn.Module) -> list[Link]:
         norm = next((m for m in norms if isinstance(m, BatchNorm1d | BatchNorm2d)), None)
         # the graph's end is named "output", and so may a layer be
         target = modules.get(str(link.consumer.target)) if link.consumer.op == "call_module" else None
-        consumer = target.slots.of("forward.activation") if isinstance(target, Linear | Conv2d) else None
+        consumer = target.slots.of("forward.activation") if isinstance(target, ComputeLayer) else None
         layer.fold = Fold(layer, norm, consumer)
         if norm is not None:
             norm.fold = layer.fold

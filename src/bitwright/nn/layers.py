@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,9 @@ from torch import nn
 from bitwright.errors import InvalidValueError
 from bitwright.nn.arithmetic import Exact, Operand
 from bitwright.nn.fold import Accumulator, Fold
-from bitwright.nn.geometry import ConvGeometry, Geometry, Kind, LinearGeometry
+from bitwright.nn.geometry import ConvGeometry, Geometry, Kind, LinearGeometry, TransposedGeometry
 from bitwright.nn.product import Pair, Products, exact_arithmetic, product, sums
-from bitwright.nn.slots import Slots
+from bitwright.nn.slots import CONV_AXES, DEPTHWISE_AXES, LINEAR_AXES, TRANSPOSED_AXES, Slots
 from bitwright.quantize import Quantized, Quantizer
 
 
@@ -31,8 +32,8 @@ class Linear(nn.Linear):
         return compute(self, input)
 
 
-class Conv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` (zero padding, no groups, no dilation) with quantised operands."""
+class Conv1d(nn.Conv1d):
+    """`torch.nn.Conv1d` (zero padding) with quantised operands."""
 
     slots: Slots
     accumulator: Accumulator
@@ -41,15 +42,71 @@ class Conv2d(nn.Conv2d):
 
     @property
     def geometry(self) -> Geometry:
-        """Stride and padding."""
-        return ConvGeometry(_pair(self.stride), conv_padding(self))
+        """Stride, padding, dilation and groups."""
+        return _geometry(self)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
+        """[N, C, L] -> [N, O, L']."""
+        return compute(self, input)
+
+
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` (zero padding) with quantised operands."""
+
+    slots: Slots
+    accumulator: Accumulator
+    fold: Fold | None = None
+    exact: Exact = Exact.FORWARD
+
+    @property
+    def geometry(self) -> Geometry:
+        """Stride, padding, dilation and groups."""
+        return _geometry(self)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
         """[N, C, H, W] -> [N, O, H', W']."""
         return compute(self, input)
 
 
-ComputeLayer = Linear | Conv2d
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """`torch.nn.ConvTranspose2d` with quantised operands.
+
+    Its weight is [C, O / groups, kh, kw]: a scale per channel is one for each index of axis 1, which the
+    groups share.
+    """
+
+    slots: Slots
+    accumulator: Accumulator
+    fold: Fold | None = None
+    exact: Exact = Exact.FORWARD
+
+    @property
+    def geometry(self) -> Geometry:
+        """Stride, padding, output padding, dilation and groups."""
+        stride, padding, dilation, more = (
+            _each(value, 2) for value in (self.stride, self.padding, self.dilation, self.output_padding)
+        )
+        return TransposedGeometry(ConvGeometry(stride, padding, dilation, self.groups), more)
+
+    def forward(
+        self,
+        input: torch.Tensor,  # noqa: A002 - torch's name
+        output_size: list[int] | None = None,
+    ) -> torch.Tensor:
+        """[N, C, H, W] -> [N, O, H', W']."""
+        if output_size is not None:
+            raise InvalidValueError(
+                "a transposed convolution has one output padding",
+                got=f"output_size={output_size}",
+                where=self.slots.layer,
+                fix="build the layer with output_padding=...",
+            )
+        return compute(self, input)
+
+
+ComputeLayer = Linear | Conv1d | Conv2d | ConvTranspose2d
+FloatLayer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d
+"""The torch classes that they come from (and derive from: a compute layer is one too)."""
 
 
 def compute(layer: ComputeLayer, x: torch.Tensor) -> torch.Tensor:
@@ -66,11 +123,12 @@ def _compute(layer: ComputeLayer, x: torch.Tensor) -> torch.Tensor:
     a, saved_a = _operands(slots, x, "forward.activation", "wgrad.activation")
     w, saved_w = _operands(slots, layer.weight, "forward.weight", "dgrad.weight")
     forward = _pair_of(slots, "forward.activation", "forward.weight")
-    if layer.fold is not None and layer.fold.active(x.dim()):
+    fold = layer.fold
+    if fold is not None and fold.active(x.dim()):
         with torch.no_grad():
-            levels = sums(geometry, Kind.FORWARD, a.levels, w.levels, None, forward, slots.layer)
-        acc: torch.Tensor = layer.accumulator(levels)
-        return acc if layer.fold.norm is not None else layer.fold.apply(acc, w.levels)
+            numbers = sums(geometry, Kind.FORWARD, a.levels, w.levels, None, forward, slots.layer)
+        acc: torch.Tensor = layer.accumulator(numbers if fold.unit == 1.0 else numbers / fold.unit)
+        return acc if fold.norm is not None else fold.apply(acc, w.levels)
     products = Products(geometry, slots.layer, layer.exact, forward)
     if layer.exact is Exact.ALL:
         dgrad = _pair_of(slots, "dgrad.error", "dgrad.weight")
@@ -101,23 +159,36 @@ def _through(quantizer: Quantizer | None, x: torch.Tensor) -> Quantized:
     return Quantized(x) if quantizer is None else quantizer(x)
 
 
-def conv_padding(layer: nn.Conv2d) -> tuple[int, int]:
-    """The zero padding as numbers; "same" is resolved where it is symmetric."""
+def block_axes(layer: ComputeLayer) -> Mapping[str, int]:
+    """Operand -> the axis along which its blocks run: one that its product sums."""
+    if isinstance(layer, Linear):
+        return LINEAR_AXES
+    if 1 < layer.groups == layer.in_channels:
+        return DEPTHWISE_AXES
+    return TRANSPOSED_AXES if isinstance(layer, ConvTranspose2d) else CONV_AXES
+
+
+def weight_axis(layer: ComputeLayer) -> int:
+    """The weight's axis of output channels."""
+    return 1 if isinstance(layer, ConvTranspose2d) else 0
+
+
+def _geometry(layer: Conv1d | Conv2d) -> ConvGeometry:
+    rank = layer.weight.dim() - 2
+    stride, dilation = _each(layer.stride, rank), _each(layer.dilation, rank)
+    padding: tuple[int, ...]
     if layer.padding == "valid":
-        return 0, 0
-    if layer.padding == "same":
-        if any(k % 2 == 0 for k in layer.kernel_size):
-            raise InvalidValueError(
-                'padding="same" needs odd kernels, so that both sides are alike',
-                got=layer.kernel_size,
-                fix="give the padding as numbers",
-            )
-        return layer.kernel_size[0] // 2, layer.kernel_size[1] // 2
-    return _pair(layer.padding)
+        padding = (0,) * rank
+    elif layer.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(dilation, layer.kernel_size, strict=True)]
+        padding = tuple(p for total in totals for p in (total // 2, total - total // 2))
+        if padding[::2] == padding[1::2]:
+            padding = padding[::2]
+    else:
+        padding = _each(layer.padding, rank)
+    return ConvGeometry(stride, padding, dilation, layer.groups)
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    first, second = value
-    return int(first), int(second)
+def _each(value: Any, rank: int) -> tuple[int, ...]:
+    """One number for each of `rank` axes."""
+    return (value,) * rank if isinstance(value, int) else tuple(value)

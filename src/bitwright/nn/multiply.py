@@ -57,8 +57,8 @@ def in_int8(
     assert types[0] is not None
     assert types[1] is not None
     first, second = geometry.matrices(kind, numbers[0], numbers[1], shape, (types[0], types[1]))
-    swapped = types[1] is torch.uint8  # only the first may be unsigned
-    sums = multiply_int8(second.T, first.T).T if swapped else multiply_int8(first, second)
+    swapped = second.dtype is torch.uint8  # only the first may be unsigned
+    sums = multiply_int8(second.mT, first.mT).mT if swapped else multiply_int8(first, second)
     result = torch.empty(shape, dtype=dtype, device=left.device)
     result.copy_(geometry.tensor(kind, sums, shape))
     unit = operands[0].unit * operands[1].unit
@@ -66,7 +66,9 @@ def in_int8(
 
 
 def multiply_int8(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """[M, K] int8 or uint8 times [K, N] int8 -> [M, N] int32."""
+    """[M, K] int8 or uint8 times [K, N] int8 -> [M, N] int32; of groups one by one, [G, ...]."""
+    if left.dim() == 3:
+        return torch.stack([multiply_int8(*pair) for pair in zip(left, right, strict=True)])
     return torch._int_mm(_dense(left), _dense(right))
 
 

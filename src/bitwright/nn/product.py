@@ -38,7 +38,7 @@ from bitwright.nn.arithmetic import (
     preference,
     prove,
 )
-from bitwright.nn.geometry import ConvGeometry, Geometry, Kind, LinearGeometry
+from bitwright.nn.geometry import Geometry, Kind, geometry_of
 from bitwright.nn.multiply import in_float, in_halves, in_int8, int8_speed
 from bitwright.quantize import Quantized, Quantizer
 
@@ -73,7 +73,6 @@ def sums(
     Returns:
         float32, or float64 where widths alone do not bound the sums by 2^24.
     """
-    window = [*geometry.stride, *geometry.padding] if isinstance(geometry, ConvGeometry) else []
     a, b = known
     ranges, units = [], []
     if a is not None and b is not None:
@@ -81,7 +80,7 @@ def sums(
     if shape is None:
         shape = geometry.output(left.shape, right.shape)
     result: torch.Tensor = torch.ops.bitwright.product.default(
-        kind.value, left, right, shape, window, ranges, units, where, path.value if path else ""
+        kind.value, left, right, shape, geometry.numbers(), ranges, units, where, path.value if path else ""
     )
     return result
 
@@ -97,7 +96,7 @@ def _product(
     where: str,
     path: str,
 ) -> torch.Tensor:
-    kind, geometry = Kind(kind_name), _geometry(window)
+    kind, geometry = Kind(kind_name), geometry_of(window)
     reduction = geometry.reduction(kind, left.shape, right.shape)
     dtype = _result_type(ranges, reduction)
     small = dtype is torch.float32 and reduction < INT8_SIDE
@@ -135,7 +134,7 @@ def _fake(
     ranges: list[int],
     *_: object,
 ) -> torch.Tensor:
-    reduction = _geometry(window).reduction(Kind(kind_name), left.shape, right.shape)
+    reduction = geometry_of(window).reduction(Kind(kind_name), left.shape, right.shape)
     return left.new_empty(shape, dtype=_result_type(ranges, reduction))
 
 
@@ -145,12 +144,6 @@ register(
     _product,
     _fake,
 )
-
-
-def _geometry(window: list[int]) -> Geometry:
-    if not window:
-        return LinearGeometry()
-    return ConvGeometry((window[0], window[1]), (window[2], window[3]))
 
 
 def _result_type(ranges: list[int], reduction: int) -> torch.dtype:
@@ -234,6 +227,8 @@ class _Product(torch.autograd.Function):
         ctx.shapes = (list(a.shape), list(w.shape))
         geometry = products.geometry
         y = sums(geometry, Kind.FORWARD, a, w, None, products.forward, products.layer)
+        if w_scale is not None:
+            w_scale = geometry.weight_scales(w_scale)
         return _scaled(y, a_scale, w_scale, shape=geometry.per_channel)
 
     @staticmethod

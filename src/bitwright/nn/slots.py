@@ -20,13 +20,19 @@ OPERANDS = (
 SHORT_NAMES = ("activation", "weight", "error")
 """Each sets both of its operands: the tensor is quantised once and reused."""
 
-_CHANNEL_AXIS = {"activation": 1, "weight": 0, "error": 1}
+_CHANNEL_AXIS = {"activation": 1, "error": 1}
 
 LINEAR_AXES = dict(zip(OPERANDS, (-1, 1, -1, 0, -2, -2), strict=True))
 """Reduction axis of each operand of a linear layer: activations [..., I], weight [O, I], errors [..., O]."""
 
 CONV_AXES = dict(zip(OPERANDS, (1, 1, 1, 0, 0, 0), strict=True))
 """The same of a convolution, of its several reduction axes one: channels, and the batch for wgrad."""
+
+TRANSPOSED_AXES = {**CONV_AXES, "forward.weight": 0, "dgrad.weight": 1}
+"""The same of a transposed convolution, whose weight is [C, O / groups, ...]."""
+
+DEPTHWISE_AXES = dict(zip(OPERANDS, (-1, -1, -1, -1, 0, 0), strict=True))
+"""Where a group has one input channel, products sum along the window alone."""
 
 
 class Slots(nn.Module):
@@ -38,6 +44,7 @@ class Slots(nn.Module):
         seed: of the random bits.
         axes: operand -> its product's reduction axis, along which blocks run: a block format that a short
             name gives to a tensor quantises it once for each of its operands.
+        weight_axis: the weight's axis of output channels, for scales per channel.
     """
 
     def __init__(
@@ -46,6 +53,7 @@ class Slots(nn.Module):
         layer: str,
         seed: int = 0,
         axes: Mapping[str, int] = LINEAR_AXES,
+        weight_axis: int = 0,
     ) -> None:
         super().__init__()
         self.layer = layer
@@ -58,7 +66,7 @@ class Slots(nn.Module):
                 quantizer = Quantizer(
                     spec,
                     f"{layer}.{one}",
-                    _CHANNEL_AXIS[tensor],
+                    _CHANNEL_AXIS.get(tensor, weight_axis),
                     seed,
                     replicated=tensor == "weight",
                     block_axis=axes.get(one, -1),

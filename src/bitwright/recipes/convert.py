@@ -11,23 +11,26 @@ from torch import fx, nn
 from bitwright.errors import InvalidTypeError, InvalidValueError
 from bitwright.formats import Binary, Ternary
 from bitwright.nn import (
-    CONV_AXES,
-    LINEAR_AXES,
     OPERANDS,
     Accumulator,
     BatchNorm1d,
     BatchNorm2d,
+    ComputeLayer,
+    Conv1d,
     Conv2d,
+    ConvTranspose2d,
+    FloatLayer,
     Linear,
     Slots,
     UntraceableError,
-    conv_padding,
+    block_axes,
     describe,
     is_flatten,
     link_folds,
     operands_of,
     tensor_of,
     trace,
+    weight_axis,
 )
 from bitwright.optim import STEP_BUFFER
 from bitwright.quantize import QuantizerSpec, quantizers, state_names, tick
@@ -37,7 +40,9 @@ from bitwright.recipes.report import Report, Row, Skipped
 
 _TWINS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: Linear,
+    nn.Conv1d: Conv1d,
     nn.Conv2d: Conv2d,
+    nn.ConvTranspose2d: ConvTranspose2d,
     nn.BatchNorm1d: BatchNorm1d,
     nn.BatchNorm2d: BatchNorm2d,
 }
@@ -46,6 +51,7 @@ _REPLACEMENTS = {"Hardtanh": nn.Hardtanh}
 _NEUTRAL = (
     nn.ReLU,
     nn.Hardtanh,
+    nn.MaxPool1d,
     nn.MaxPool2d,
     nn.Flatten,
     nn.Dropout,
@@ -162,7 +168,7 @@ class _Conversion:
                 if type(m) in _TWINS
             ]
             return report
-        if not any(type(m) in (nn.Linear, nn.Conv2d) for name, m in model.named_modules() if name):
+        if not any(type(m) in _TWINS and _is_compute(m) for name, m in model.named_modules() if name):
             raise self.nothing_found()
         if hasattr(model, STEP_BUFFER):
             raise InvalidValueError(f"the name {STEP_BUFFER} is free on the root module", got="taken")
@@ -189,7 +195,7 @@ class _Conversion:
         return InvalidValueError(
             f"recipe {self.recipe.name} finds a layer to quantise",
             got=f"none among {', '.join(named) or type(self.model).__name__}",
-            fix="it quantises Linear and Conv2d; wrap a single layer in nn.Sequential",
+            fix="it quantises Linear and convolutions; wrap a single layer in nn.Sequential",
         )
 
     def trace(self, report: Report) -> fx.Graph | None:
@@ -217,7 +223,7 @@ class _Conversion:
         kind = type(module).__name__
         if type(module) not in _TWINS:
             has_parameters = any(True for _ in module.parameters(recurse=False))
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm1d | nn.BatchNorm2d):
+            if isinstance(module, FloatLayer | nn.BatchNorm1d | nn.BatchNorm2d):
                 reason = f"a subclass of {type(module).__mro__[1].__name__} may compute something else"
                 report.skipped.append(Skipped(name, kind, reason))
             elif has_parameters or not (list(module.children()) or isinstance(module, _NEUTRAL)):
@@ -226,7 +232,7 @@ class _Conversion:
         if name == "":
             return None  # the root itself cannot be swapped in place
         roles = specs[name]
-        problem = _unsupported(module) if isinstance(module, nn.Conv2d) else None
+        problem = _unsupported(module)
         if problem is not None:
             report.skipped.append(Skipped(name, kind, problem))
             return None
@@ -236,9 +242,8 @@ class _Conversion:
             report.skipped.append(Skipped(name, kind, "the recipe gives it no format"))
             return None
         twin = _adopt(module, _TWINS[type(module)])
-        if isinstance(twin, Linear | Conv2d):
-            axes = CONV_AXES if isinstance(twin, Conv2d) else LINEAR_AXES
-            twin.slots = Slots(operands, name, self.seed, axes)
+        if isinstance(twin, ComputeLayer):
+            twin.slots = Slots(operands, name, self.seed, block_axes(twin), weight_axis(twin))
             twin.accumulator = Accumulator()
             twin.exact = self.recipe.exact
             for role, spec in operands.items():
@@ -318,22 +323,13 @@ def _covers(role: str) -> str:
     return " + ".join(operands_of(role))
 
 
-def _unsupported(conv: nn.Conv2d) -> str | None:
-    if conv.groups != 1:
-        return f"groups = {conv.groups}; only 1 is quantised"
-    if conv.dilation != (1, 1):
-        return f"dilation = {conv.dilation}; only 1 is quantised"
-    if conv.padding_mode != "zeros":
-        return f"padding_mode = {conv.padding_mode!r}; only zeros is quantised"
-    try:
-        conv_padding(conv)
-    except InvalidValueError as error:
-        return str(error)
-    return None
+def _unsupported(module: nn.Module) -> str | None:
+    mode = getattr(module, "padding_mode", "zeros")
+    return None if mode == "zeros" else f"padding_mode = {mode!r}; only zeros is quantised"
 
 
 def _is_compute(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.Conv2d)
+    return isinstance(module, FloatLayer)
 
 
 def _adopt(module: nn.Module, kind: type[nn.Module]) -> nn.Module:

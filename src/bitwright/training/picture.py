@@ -11,6 +11,7 @@ from torch import nn
 
 from bitwright.data import Dataset
 from bitwright.integer import Network, write_atomic
+from bitwright.nn import FloatLayer
 
 BLUE, RED, GREY = "#2a6f97", "#bc4749", "#8d99ae"
 IMAGES = 100
@@ -65,7 +66,7 @@ def _weights(axis: Any, model: nn.Module) -> None:
 
 
 def _weight_parameters(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, FloatLayer)]
     return [(name, layer.weight) for name, layer in layers]
 
 

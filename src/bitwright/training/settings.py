@@ -16,6 +16,7 @@ from torch import nn
 from bitwright import data, models
 from bitwright.data import Dataset
 from bitwright.errors import FileFormatError, InvalidValueError, unknown_name
+from bitwright.nn import FloatLayer
 from bitwright.recipes import Recipe, quantize_, recipe
 from bitwright.recipes import names as recipe_names
 from bitwright.recipes.report import Report
@@ -87,7 +88,7 @@ class Settings:
             model = models.build(self.model, self.width, shape, len(dataset.classes))
             if found.initial_weights == "uniform":
                 for module in model.modules():
-                    if isinstance(module, nn.Linear | nn.Conv2d):
+                    if isinstance(module, FloatLayer):
                         nn.init.uniform_(module.weight, -1.0, 1.0)
         return model, quantize_(model, found, seed=self.seed, verbose=verbose)
 
