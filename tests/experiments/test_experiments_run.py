@@ -108,12 +108,16 @@ def exact(tmp_path_factory):
 def test_64_images_of_every_network_have_the_same_codes_on_every_backend(exact, run):
     (row,) = [row for row in exact["rows"] if row["run"] == run]
     assert row["value"] == 0
+    # a backend that cannot run a network is named, and its place in the list of what is known is here
+    missing = set() if find_compiler() else {"c"}
+    if run == "convnet1d-4bit":
+        missing.add("engine")  # no reshape of its input
+    assert set(row["left_out"]) == missing
     assert [check["backend"] for check in row["verified"]] == [
-        *reversed(available_isas()),
+        *(() if "engine" in missing else reversed(available_isas())),
         "interpreter",
-        *(["c"] if find_compiler() else []),
+        *(() if "c" in missing else ["c"]),
     ]
-    assert row["left_out"] == ({} if find_compiler() else {"c": "no C compiler"})
     for check in row["verified"]:
         assert check["examples"] == 64
         assert check["differing"] == 0
