@@ -295,6 +295,19 @@ def test_smoke_takes_a_tenth_of_an_epoch(trainings, tmp_path):
     assert made["command"].endswith("--scale small --smoke")
 
 
+def test_a_claim_is_met_at_its_bound(trainings):
+    """0.3 points between 1.6 and 1.3, which floats miss by a hair."""
+    from bitwright.experiments.definition import Claim
+    from bitwright.experiments.records import check
+
+    lines = [{"run": name, "mean": mean, "seeds": [0]} for name, mean in (("a", 1.6), ("b", 1.3))]
+    assert 1.6 - 1.3 > 0.3
+    (met,) = check(Claim("a", 0.3, "b"), lines)
+    (missed,) = check(Claim("a", 0.299, "b"), lines)
+    assert (met["value"], met["holds"], missed["holds"]) == (0.3, True, False)
+    assert check(Claim("a", 1.0, "c"), lines) == []  # c has not run
+
+
 def test_the_estimate_grows_with_the_epochs(trainings, tmp_path):
     scale = trainings.scale("small")
     ((job, splits), *_) = unfinished(trainings, scale, tmp_path)

@@ -1,9 +1,9 @@
 """experiments: published tables as data files, and what runs them again."""
 
 from bitwright.experiments.cost import estimate, estimates
-from bitwright.experiments.definition import KINDS, Claim, Experiment, Job, Run, Scale
+from bitwright.experiments.definition import Claim, Experiment, Job, Run, Scale
 from bitwright.experiments.exactness import Backend, backends, verify_everywhere
-from bitwright.experiments.kinds import Splits, cut, measure, work
+from bitwright.experiments.kinds import KINDS, Kind, Splits, cut, measure, work
 from bitwright.experiments.reading import experiment, names
 from bitwright.experiments.records import record
 from bitwright.experiments.report import markdown, write_report
@@ -15,6 +15,7 @@ __all__ = [
     "Claim",
     "Experiment",
     "Job",
+    "Kind",
     "Run",
     "Scale",
     "Splits",

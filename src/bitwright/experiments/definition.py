@@ -10,9 +10,6 @@ from typing import Any
 from bitwright.errors import InvalidTypeError, InvalidValueError, unknown_name
 from bitwright.training import Settings
 
-KINDS = ("train", "exactness")
-"""What is measured of each run: the test error of a training, or differing codes between backends."""
-
 
 @dataclass(frozen=True)
 class Scale:

@@ -80,7 +80,7 @@ def measure(kind: str, job: Job, splits: Splits, scale: Scale, out: Path, advanc
         out: run folder; a half-done training in it goes on, bit for bit.
         advance: is told of the work that was done.
     """
-    return _MEASURES[kind](job, splits, scale, out, advance)
+    return KINDS[kind].run(job, splits, scale, out, advance)
 
 
 def _test_error(job: Job, splits: Splits, scale: Scale, out: Path, advance: Advance) -> dict[str, Any]:
@@ -88,7 +88,8 @@ def _test_error(job: Job, splits: Splits, scale: Scale, out: Path, advance: Adva
     try:
         model, result = _train(job, splits, out, advance)
     except DivergedError as error:
-        return {"value": None, "diverged": str(error), "machine": machine()}
+        examples = {"training": len(splits.training), "test": len(splits.test)}
+        return {"value": None, "diverged": str(error), "examples": examples, "machine": machine()}
     row = {"value": result["test_error"], **_kept(result)}
     if is_quantised(model):
         network = load(out / MODEL)
@@ -117,7 +118,23 @@ def _differing_codes(job: Job, splits: Splits, scale: Scale, out: Path, advance:
     }
 
 
-_MEASURES = {"train": _test_error, "exactness": _differing_codes}
+@dataclass(frozen=True)
+class Kind:
+    """What an experiment measures of each run.
+
+    Args:
+        measure: what the figures are.
+        run: (job, splits, scale, out, advance) -> the row, with the figure as `value`.
+    """
+
+    measure: str
+    run: Callable[[Job, Splits, Scale, Path, Advance], dict[str, Any]]
+
+
+KINDS = {
+    "train": Kind("test error (%)", _test_error),
+    "exactness": Kind("differing codes", _differing_codes),
+}
 
 
 class _Steps:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bitwright.errors import FileFormatError, InvalidTypeError, InvalidValueError, unknown_name
-from bitwright.experiments.definition import KINDS, Claim, Experiment, Run, Scale, is_list_of
+from bitwright.experiments.definition import Claim, Experiment, Run, Scale, is_list_of
+from bitwright.experiments.kinds import KINDS
 from bitwright.training import Settings
 
 _SETTINGS = {f.name for f in fields(Settings)} - {"seed"}

@@ -7,9 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from bitwright.experiments.definition import Claim, Experiment, Run, Scale
-
-MEASURES = {"train": "test error (%)", "exactness": "differing codes"}
-"""Kind -> what the figures are."""
+from bitwright.experiments.kinds import KINDS
 
 
 def record(experiment: Experiment, scale: Scale, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -21,7 +19,7 @@ def record(experiment: Experiment, scale: Scale, rows: Sequence[dict[str, Any]])
         "title": experiment.title,
         "paper": experiment.paper,
         "kind": experiment.kind,
-        "measure": MEASURES[experiment.kind],
+        "measure": KINDS[experiment.kind].measure,
         "scale": scale.title,
         "note": scale.note,
         "command": f"bitwright reproduce {experiment.name} {scale.options}",
@@ -35,7 +33,7 @@ def record(experiment: Experiment, scale: Scale, rows: Sequence[dict[str, Any]])
             for claim in experiment.claims
             if not claim.scales or scale.name in claim.scales
             if experiment.kind == "exactness" or not scale.is_smoke  # a tenth of an epoch learns nothing
-            for checked in _check(claim, table)
+            for checked in check(claim, table)
         ],
         "rows": list(rows),
     }
@@ -68,7 +66,7 @@ def _setting(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check(claim: Claim, table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def check(claim: Claim, table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The claim for each run it names that has ended, with its figure."""
     means = {line["run"]: line["mean"] for line in table}
     ended = {line["run"] for line in table if line["seeds"]}
@@ -77,7 +75,7 @@ def _check(claim: Claim, table: Sequence[dict[str, Any]]) -> list[dict[str, Any]
         if run not in ended or (claim.minus is not None and claim.minus not in ended):
             continue
         pair = (means[run], 0.0 if claim.minus is None else means[claim.minus])
-        value = None if None in pair else pair[0] - pair[1]
+        value = None if None in pair else round(pair[0] - pair[1], 9)  # 1.6 - 1.3 is 0.3
         checked.append(
             {
                 "run": run,
