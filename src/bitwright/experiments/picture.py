@@ -18,7 +18,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     grid = [line for line in record["table"] if len(line["axes"]) == 2]
-    shown = len(record["table"]) + len(record["published"])
+    shown = len(record["table"]) * (2 if record["kind"] == "exactness" else 1) + len(record["published"])
     figure = Figure(figsize=(9, 4.5 if grid else 1.6 + 0.42 * max(shown, 4)), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
@@ -93,9 +93,7 @@ def _compared(axis: Any, record: dict[str, Any]) -> None:
             axis.barh(place, check["compared"], high * 0.9, color=color, alpha=shade)
     axis.set_yticks(range(len(record["rows"])), [labels[row["run"]] for row in record["rows"]], fontsize=8)
     differing = sum(check["differing"] for row in record["rows"] for check in row["verified"])
-    axis.set(
-        xscale="log",
-        xlabel=f"elements compared, {differing} of them differ; from the top: {', '.join(backends)}",
-    )
+    axis.set(xscale="log", xlabel=f"elements compared, of which {differing} differ")
+    axis.set_title(f"from the top: {', '.join(backends)}", fontsize=8)
     axis.invert_yaxis()
     axis.grid(axis="x", alpha=0.3)
