@@ -19,6 +19,7 @@ from bitwright.training import (
     RESULT,
     RUN,
     Settings,
+    Watcher,
     batches,
     error_rate,
     finish,
@@ -195,22 +196,13 @@ def test_a_second_run_in_one_folder_is_refused(digits, tmp_path):
 
 
 def test_interrupt_leaves_whole_files(digits, tmp_path):
-    class Interrupt:
+    class Interrupt(Watcher):
         steps = 0
-
-        def run_begins(self, model, optimizer):
-            pass
-
-        def epoch_begins(self, epoch, steps):
-            pass
 
         def step_ends(self, loss):
             self.steps += 1
             if self.steps == 11:  # in the second epoch of 8 steps
                 raise KeyboardInterrupt
-
-        def epoch_ends(self, row):
-            pass
 
     settings = Settings(recipe="qnn", **SMALL)
     with pytest.raises(KeyboardInterrupt):

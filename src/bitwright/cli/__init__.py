@@ -20,6 +20,7 @@ _VERBS = {
     "run": "Classify images or .npy arrays with a model file.",
     "inspect": "Show what a model file holds: operations, formats, sizes, bounds.",
     "bench": "Time a model file beside float32 runtimes.",
+    "reproduce": "Run a published table again: the paper's figures and ours.",
     "formats": "Explain a number format: range, step, codes, a picture of the grid.",
     "recipes": "List the recipes, or show one.",
     "doctor": "Show what this machine has: instruction sets, kernels, packages, data.",

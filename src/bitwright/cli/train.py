@@ -194,7 +194,7 @@ def run_training(
     return result
 
 
-class _Bars:
+class _Bars:  # a Watcher in all but name, whose import would make --help wait for torch
     """One bar over the steps of the whole run, one line for each epoch that ended."""
 
     def __init__(self, bars: Progress, epochs: int, monitor: Any = None) -> None:
@@ -206,7 +206,7 @@ class _Bars:
         self.steps = 0
 
     def run_begins(self, model: Any, optimizer: Any) -> None:
-        """Nothing to do."""
+        """Nothing to show."""
 
     def epoch_begins(self, epoch: int, steps: int) -> None:
         self.mean, self.steps = 0.0, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,31 +78,16 @@ def command(
 
 
 def verify_everywhere(model: Any, network: Any, test: Any, slow_examples: int) -> list[Any]:
-    """One verification a backend: all of `test` on the fastest, some of it on the others."""
-    from bitwright.kernels import available_isas, default_isa
-    from bitwright.lowering import verify
-    from bitwright.training import batches
+    """One verification a backend, each behind a bar: all of `test` on the fastest, some on the others."""
+    from bitwright.experiments import backends
 
-    runs: list[tuple[str, str | None]] = [("interpreter", None)]
-    if network.engine_problem is None:
-        best = default_isa()
-        others = [isa for isa in available_isas() if isa != best]
-        runs = [("engine", best), *(("engine", isa) for isa in others), *runs]
-    else:
+    if network.engine_problem is not None:
         console.print(f"note: {network.engine_problem}", markup=False)
     results = []
-    for index, (backend, isa) in enumerate(runs):
-        part = test if index == 0 else test.subset(slow_examples)
+    for backend in backends(network):
+        part = backend.images(test, slow_examples)
         with progress_bar() as bars:
-            task = bars.add_task(f"verify {isa or backend}", total=len(part))
-            results.append(
-                verify(
-                    model,
-                    network,
-                    batches(part),
-                    backend=backend,
-                    isa=isa,
-                    progress=lambda n, bars=bars, task=task: bars.advance(task, n),  # type: ignore[misc]
-                )
-            )
+            task = bars.add_task(f"verify {backend.name}", total=len(part))
+            progress = partial(bars.advance, task)
+            results.append(backend.check(model, network, part, progress))
     return results

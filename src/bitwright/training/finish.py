@@ -25,9 +25,15 @@ from bitwright.training.settings import Settings
 
 
 def finish(
-    settings: Settings, model: nn.Module, test: Dataset, out: Path, result: dict[str, Any]
+    settings: Settings,
+    model: nn.Module,
+    test: Dataset,
+    out: Path,
+    result: dict[str, Any],
+    *,
+    picture: bool = True,
 ) -> dict[str, Any]:
-    """Complete a run folder: model.bw (of a quantised network), picture.png (with matplotlib).
+    """Complete a run folder: model.bw (of a quantised network), picture.png (with matplotlib, if wanted).
 
     Returns:
         `result` with operations per example, bits per weight and bytes, as in result.json.
@@ -58,7 +64,7 @@ def finish(
             "weight_bits": 32.0,
             "parameter_bytes": float_bytes(model),
         }
-    if importlib.util.find_spec("matplotlib"):
+    if picture and importlib.util.find_spec("matplotlib"):
         from bitwright.training.picture import draw_run
 
         draw_run(model, network, test, result, out / PICTURE)

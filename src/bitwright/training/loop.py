@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,13 +35,24 @@ CHECKPOINT, RUN, RESULT, MODEL, PICTURE = (
 """The files of a run folder."""
 
 
-class Watcher(Protocol):
-    """What wants to see a run go by: a progress bar, TensorBoard, a test."""
+class DivergedError(InvalidValueError):
+    """The loss of a training is no longer finite."""
 
-    def run_begins(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None: ...
-    def epoch_begins(self, epoch: int, steps: int) -> None: ...
-    def step_ends(self, loss: float) -> None: ...
-    def epoch_ends(self, row: dict[str, Any]) -> None: ...
+
+class Watcher:
+    """What wants to see a run go by: a progress bar, TensorBoard, a test. Each method may be overridden."""
+
+    def run_begins(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """The model and the optimiser that will be trained."""
+
+    def epoch_begins(self, epoch: int, steps: int) -> None:
+        """Epoch `epoch`, counted from 0 over the whole run, has so many steps."""
+
+    def step_ends(self, loss: float) -> None:
+        """The loss of a step that is done."""
+
+    def epoch_ends(self, row: dict[str, Any]) -> None:
+        """Epoch, loss, test error and seconds, as in the history."""
 
 
 def train(
@@ -68,7 +79,8 @@ def train(
         The trained model in eval mode, and the result (also in result.json).
 
     Raises:
-        InvalidValueError: the loss is no longer finite, or the folder holds another run.
+        DivergedError: the loss is no longer finite.
+        InvalidValueError: the folder holds another run.
         FileFormatError: the folder cannot be written to.
     """
     model, _ = settings.build(training)
@@ -151,7 +163,7 @@ def _epoch(
         optimizer.step()
         current = value.item()
         if not math.isfinite(current):
-            raise InvalidValueError(
+            raise DivergedError(
                 "the loss stays finite",
                 got=current,
                 where=f"step {step + 1} of epoch {epoch + 1}",

@@ -22,6 +22,7 @@ from bitwright.errors import FileFormatError
 from bitwright.formats import Block, operators
 from bitwright.optim import stored_quantizers
 from bitwright.quantize import Quantizer, quantizers
+from bitwright.training.loop import Watcher
 
 ELEMENTS = 1 << 14
 """Of a tensor that are looked at."""
@@ -57,7 +58,7 @@ class Reading:
     codes: int | None
 
 
-class Monitor:
+class Monitor(Watcher):
     """A watcher that samples every quantiser of the model and of the optimiser.
 
     Args:
@@ -107,9 +108,6 @@ class Monitor:
             wait = math.ceil(self._done * (self._spent / elapsed / SHARE - 1))
             self._next = self.step + max(self.every, wait)
         self._arm()
-
-    def epoch_ends(self, row: dict[str, Any]) -> None:
-        """The run's clock goes on."""
 
     # --- sampling -----------------------------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Settings:
         lr, lr_final: None takes the recipe's.
         seed: of weights, order of examples, dropout and stochastic rounding.
         examples: train on the first so many examples only; None takes all.
+        roles: role -> spec in place of the recipe's, as `recipe(name, **roles)` takes them.
     """
 
     recipe: str = "qnn"
@@ -49,6 +51,7 @@ class Settings:
     lr_final: float | None = None
     seed: int = 0
     examples: int | None = None
+    roles: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.recipe.endswith(".toml") and self.recipe not in recipe_names():
@@ -74,7 +77,7 @@ class Settings:
 
     def find_recipe(self) -> Recipe:
         """The recipe itself."""
-        return recipe(self.recipe)
+        return recipe(self.recipe, **self.roles)
 
     def build(self, dataset: Dataset, *, verbose: bool = False) -> tuple[nn.Module, Report]:
         """The network with fresh weights, quantised; the same for the same settings."""

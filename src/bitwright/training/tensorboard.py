@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from bitwright.errors import MissingExtraError
+from bitwright.training.loop import Watcher
 from bitwright.training.monitor import Monitor
 
 CURVES = ("overflow", "scale", "moved", "sqnr", "flipped", "dead")
 """What is drawn of each tensor's readings."""
 
 
-class TensorBoard:
+class TensorBoard(Watcher):
     """A watcher that writes loss per step, test error per epoch, and what a monitor sampled.
 
     Args:
@@ -35,9 +33,6 @@ class TensorBoard:
         self.step = 0
         self.monitor = monitor
         self._seen: object = None
-
-    def run_begins(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Nothing to do."""
 
     def epoch_begins(self, epoch: int, steps: int) -> None:
         """Number the steps from the start of the whole run, also after a resume."""
