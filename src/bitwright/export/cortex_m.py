@@ -10,14 +10,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bitwright.errors import BitwrightError, InvalidTypeError, unknown_name
+from bitwright.errors import BitwrightError, unknown_name
 from bitwright.export.c import CSource, to_c
 from bitwright.export.memory import Tensor
 from bitwright.export.text import render
