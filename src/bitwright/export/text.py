@@ -91,9 +91,10 @@ def identifiers(names: Iterable[str]) -> dict[str, str]:
 
 def check_identifier(name: str) -> None:
     """Raise where `name` cannot begin the names of a C file."""
-    if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) or name in KEYWORDS:
+    private = re.fullmatch(r"s\d+", name)  # begins the names of stages
+    if private or name in KEYWORDS or not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
         raise InvalidValueError(
-            "the name of a C network is an identifier: letters, digits and _, a letter first",
+            "the name of a C network is an identifier: letters, digits and _, a letter first; and not s0, s1...",
             got=repr(name),
             fix="choose one with --name",
         )
