@@ -28,7 +28,9 @@ def resnet8(bits=8, seed=0):
 
     def conv(name, x, inputs, outputs, size, stride, form):
         pads = (0, 0, 0, 0) if size == 1 else (1, 1, 1, 1) if stride == 1 else (0, 1, 0, 1)
-        operations.append(Conv(f"{name}.conv", x, weight(outputs, inputs, size, size), (stride, stride), pads))
+        operations.append(
+            Conv(f"{name}.conv", x, weight(outputs, inputs, size, size), (stride, stride), pads)
+        )
         m, b = slopes(outputs, inputs * size**2), offsets(outputs)
         operations.append(Affine(name, f"{name}.conv", m, b, SHIFT, form, Rounding.NEAREST_EVEN))
         return name

@@ -78,7 +78,9 @@ def command(
         raise InvalidValueError("a C file ends in .c", got=path, fix="choose another with --out")
     for file in (path, header):
         if file.exists() and not force:
-            raise InvalidValueError("a file is not written over", got=file, fix="pass --force, or another --out")
+            raise InvalidValueError(
+                "a file is not written over", got=file, fix="pass --force, or another --out"
+            )
     c = to_c(network, name or re.sub("[^A-Za-z0-9_]", "_", path.stem))
     write_atomic(path, c.source.encode())
     write_atomic(header, c.header.encode())
@@ -135,7 +137,16 @@ def _measure(
 def _table(results: list[Measured]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("core")
-    for column in ("examples", "numbers", "differing", "flash", "RAM", "of it arena", "instructions", "a MAC"):
+    for column in (
+        "examples",
+        "numbers",
+        "differing",
+        "flash",
+        "RAM",
+        "of it arena",
+        "instructions",
+        "a MAC",
+    ):
         table.add_column(column, justify="right")
     for m in results:
         table.add_row(

@@ -10,14 +10,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bitwright.errors import BitwrightError, InvalidTypeError, unknown_name
+from bitwright.errors import BitwrightError, unknown_name
 from bitwright.export.c import CSource, to_c
 from bitwright.export.memory import Tensor
 from bitwright.export.text import render
@@ -73,9 +72,7 @@ def missing_tools() -> list[str]:
     return [tool for tool in (COMPILER, "arm-none-eabi-size", EMULATOR) if shutil.which(tool) is None]
 
 
-def measure(
-    network: Network, x: np.ndarray, cpu: str = "cortex-m4", optimisation: str = "-O2"
-) -> Measured:
+def measure(network: Network, x: np.ndarray, cpu: str = "cortex-m4", optimisation: str = "-O2") -> Measured:
     """Run a batch on a microcontroller and compare every number with the interpreter's.
 
     Args:
@@ -129,7 +126,9 @@ def _build(folder: Path, c: CSource, cpu: str, optimisation: str) -> int:
     (folder / "harness.c").write_text(render("cortex_m.c.j2", name="net"))
     (folder / "net.ld").write_text(render("cortex_m.ld.j2"))
     for source in ("net", "harness"):
-        _call(folder, COMPILER, *FLAGS, optimisation, f"-mcpu={cpu}", "-c", f"{source}.c", "-o", f"{source}.o")
+        _call(
+            folder, COMPILER, *FLAGS, optimisation, f"-mcpu={cpu}", "-c", f"{source}.c", "-o", f"{source}.o"
+        )
     link = ["-nostartfiles", "-Wl,--gc-sections", "-T", "net.ld", "harness.o", "net.o", "-o", "net.elf"]
     _call(folder, COMPILER, "-mthumb", f"-mcpu={cpu}", *link)
     sizes = _call(folder, "arm-none-eabi-size", "-A", "net.elf")
@@ -178,7 +177,9 @@ def _first_line(*command: str) -> str:
 def _call(folder: Path, *command: str) -> str:
     """The output of a program that succeeds."""
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise ToolError(f"{command[0]} ends", got=f"nothing in {TIMEOUT:.0f} s") from error
     if done.returncode:

@@ -47,7 +47,7 @@ class Steps:
         """The C variable that holds the number of an operation."""
 
     def write(self, made: str | None) -> list[str]:
-        """Statements from the tensor `made`, whose number is v0, to the store; None: steps read everything."""
+        """Statements from `made`, whose number is v0, to the store; None: steps read what they need."""
         if made is not None:
             self.values[made] = "v0"
         steps = list(self.placed.stage.steps)
@@ -135,13 +135,9 @@ class Steps:
 
     def _table(self, step: Table, kind: TensorType) -> None:
         rows, columns = step.entries.shape
-        name = self.text.array(
-            f"{self.prefix}_entries{len(self.values) + 1}", step.entries - step.zero_point
-        )
+        name = self.text.array(f"{self.prefix}_entries{len(self.values) + 1}", step.entries - step.zero_point)
         row = f"{times('c', columns)} + " if rows > 1 else ""
-        self._new(
-            step, value_type(kind.bound), f"{name}[{row}{self.value(step.input)}{plus(-step.first)}]"
-        )
+        self._new(step, value_type(kind.bound), f"{name}[{row}{self.value(step.input)}{plus(-step.first)}]")
 
     def _output(self, step: Output) -> None:
         """x M[c] + B[c]; the shift is left to whoever wants a float."""

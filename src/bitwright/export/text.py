@@ -18,9 +18,43 @@ if TYPE_CHECKING:
 
 WIDTH = 108
 KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long "
-    "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile "
-    "while _Bool _Complex _Imaginary main".split()
+    [
+        "auto",
+        "break",
+        "case",
+        "char",
+        "const",
+        "continue",
+        "default",
+        "do",
+        "double",
+        "else",
+        "enum",
+        "extern",
+        "float",
+        "for",
+        "goto",
+        "if",
+        "inline",
+        "int",
+        "long",
+        "register",
+        "restrict",
+        "return",
+        "short",
+        "signed",
+        "sizeof",
+        "static",
+        "struct",
+        "switch",
+        "typedef",
+        "union",
+        "unsigned",
+        "void",
+        "volatile",
+        "while",
+        "main",
+    ]
 )
 
 
@@ -86,7 +120,9 @@ def comment(text: str) -> str:
 
 def identifiers(names: Iterable[str]) -> dict[str, str]:
     """A C identifier for every name, apart from each other and from every helper."""
-    return {name: f"s{i}_{re.sub('[^A-Za-z0-9]+', '_', name).strip('_')[:40]}" for i, name in enumerate(names)}
+    return {
+        name: f"s{i}_{re.sub('[^A-Za-z0-9]+', '_', name).strip('_')[:40]}" for i, name in enumerate(names)
+    }
 
 
 def check_identifier(name: str) -> None:
@@ -94,7 +130,7 @@ def check_identifier(name: str) -> None:
     private = re.fullmatch(r"s\d+", name)  # begins the names of stages
     if private or name in KEYWORDS or not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
         raise InvalidValueError(
-            "the name of a C network is an identifier: letters, digits and _, a letter first; and not s0, s1...",
+            "the name of a C network is an identifier: letters, digits and _, a letter first, not s0, s1...",
             got=repr(name),
             fix="choose one with --name",
         )
