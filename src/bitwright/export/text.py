@@ -17,44 +17,10 @@ if TYPE_CHECKING:
     import jinja2
 
 WIDTH = 108
-KEYWORDS = frozenset(
-    [
-        "auto",
-        "break",
-        "case",
-        "char",
-        "const",
-        "continue",
-        "default",
-        "do",
-        "double",
-        "else",
-        "enum",
-        "extern",
-        "float",
-        "for",
-        "goto",
-        "if",
-        "inline",
-        "int",
-        "long",
-        "register",
-        "restrict",
-        "return",
-        "short",
-        "signed",
-        "sizeof",
-        "static",
-        "struct",
-        "switch",
-        "typedef",
-        "union",
-        "unsigned",
-        "void",
-        "volatile",
-        "while",
-        "main",
-    ]
+KEYWORDS = re.compile(
+    "auto|break|case|char|const|continue|default|do|double|else|enum|extern|float|for|goto|if|inline|int|long|"
+    "register|restrict|return|short|signed|sizeof|static|struct|switch|typedef|union|unsigned|void|volatile|"
+    "while|main"
 )
 
 
@@ -128,7 +94,7 @@ def identifiers(names: Iterable[str]) -> dict[str, str]:
 def check_identifier(name: str) -> None:
     """Raise where `name` cannot begin the names of a C file."""
     private = re.fullmatch(r"s\d+", name)  # begins the names of stages
-    if private or name in KEYWORDS or not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
+    if private or KEYWORDS.fullmatch(name) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
         raise InvalidValueError(
             "the name of a C network is an identifier: letters, digits and _, a letter first, not s0, s1...",
             got=repr(name),
