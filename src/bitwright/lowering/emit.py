@@ -186,7 +186,9 @@ class _Emitter:
         (source,) = self._operands(node, layer)
         weight, name = stored_weight(layer), self._name(node)
         if isinstance(layer, Conv2d):
-            made = self._append(integer.Conv(name, source, weight, _pair(layer.stride), conv_padding(layer)))
+            before = self.graph.module(node.all_input_nodes[0])
+            padding = _padded(conv_padding(layer), before)
+            made = self._append(integer.Conv(name, source, weight, _pair(layer.stride), padding))
         else:
             made = self._append(integer.Linear(name, source, weight))
         fold = layer.fold
@@ -384,6 +386,14 @@ def _scale(quantizer: Quantizer) -> float:
 def _zero_point(quantizer: Quantizer) -> int:
     zero_point = quantizer.current_zero_point()
     return 0 if zero_point is None else int(zero_point)
+
+
+def _padded(padding: tuple[int, int], before: nn.Module | None) -> tuple[int, ...]:
+    """A convolution's padding, and that of the module in front of it where that pads zeros."""
+    if not isinstance(before, nn.ZeroPad2d):
+        return padding
+    left, right, top, bottom = before.padding
+    return padding[0] + top, padding[0] + bottom, padding[1] + left, padding[1] + right
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -9,26 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from bitwright.errors import InvalidValueError
+from bitwright.nn import Shortcut
 
 Norm = Callable[[int], nn.Module]
-
-
-class Shortcut(nn.Module):
-    """Option A: every `stride`-th pixel, and channels of zeros around those that are there."""
-
-    def __init__(self, channels: int, out: int, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.before = (out - channels) // 2
-        self.after = out - channels - self.before
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, C, H, W] -> [N, O, H / stride, W / stride]."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
 class BasicBlock(nn.Module):
@@ -41,8 +27,8 @@ class BasicBlock(nn.Module):
         self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out)
-        same = stride == 1 and channels == out
-        self.shortcut = nn.Identity() if same else Shortcut(channels, out, stride)
+        same, before = stride == 1 and channels == out, (out - channels) // 2
+        self.shortcut = nn.Identity() if same else Shortcut(stride, before, out - channels - before)
         self.relu2 = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

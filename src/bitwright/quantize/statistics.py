@@ -187,9 +187,7 @@ class _Pass:
         bins.scatter_add_(0, (index * channels + channel).flatten(), ones.expand(index.numel()))
         return bins.view(BINS + 1, *kept)[:BINS]
 
-    def errors(
-        self, form: Format, candidates: torch.Tensor, zero_point: torch.Tensor | None
-    ) -> torch.Tensor:
+    def errors(self, form: Format, candidates: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
         x = self.finite
         sums = []
         for scale in candidates.unbind():
