@@ -279,7 +279,7 @@ def test_recipe_files_are_checked(tmp_path, text, message):
 
 
 def test_recipes_by_name():
-    assert names() == ("float", "qnn")
+    assert names() == ("float", "int4", "int5", "int6", "int8", "qnn", "w4a8")
     with pytest.raises(InvalidValueError, match="did you mean 'qnn'"):
         recipe("qn")
     with pytest.raises(FileFormatError, match="readable"):

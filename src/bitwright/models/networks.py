@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
 from bitwright.errors import InvalidValueError, unknown_name
+from bitwright.models.resnet import resnet, resnet8
 
 EPSILON = 1e-4
 """Of batch norm, as in the QNN authors' code."""
@@ -60,8 +62,11 @@ def convnet(width: int, shape: tuple[int, int, int], classes: int) -> nn.Module:
 _MODELS: dict[str, Callable[[int, tuple[int, int, int], int], nn.Module]] = {
     "mlp": mlp,
     "convnet": convnet,
+    "resnet8": resnet8,
+    "resnet20": partial(resnet, 20),
+    "resnet56": partial(resnet, 56),
 }
-DEFAULT_WIDTHS = {"mlp": 1024, "convnet": 64}
+DEFAULT_WIDTHS = {"mlp": 1024, "convnet": 64, "resnet8": 16, "resnet20": 16, "resnet56": 16}
 
 
 def names() -> tuple[str, ...]:
