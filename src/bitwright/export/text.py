@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -37,8 +36,10 @@ class Text:
         """A constant array of integers in the smallest type, or in `kind`; returns its name."""
         flat = values.reshape(-1)
         kind = kind or c_type(int(flat.min()), int(flat.max()))
-        numbers = ", ".join(map(literal, flat.tolist()))
-        body = "\n".join(textwrap.wrap(numbers, WIDTH, initial_indent="    ", subsequent_indent="    "))
+        literals = [literal(value) for value in flat.tolist()]
+        step = WIDTH // (max(map(len, literals)) + 2)
+        lines = [", ".join(literals[i : i + step]) for i in range(0, len(literals), step)]
+        body = "    " + ",\n    ".join(lines)
         self.constants.append(f"static const {kind} {name}[{flat.size}] = {{\n{body}\n}};")
         self.flash += flat.size * SIZES[kind]
         return name
