@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bitwright.recipes import dequantize_ as dequantize_
     from bitwright.recipes import quantize_ as quantize_
     from bitwright.recipes import recipe as recipe
+    from bitwright.recipes import refine as refine
 
 # public name -> (room, name there)
 _PUBLIC = {
@@ -61,6 +62,7 @@ _PUBLIC = {
     "dequantize_": ("recipes", "dequantize_"),
     "quantize_": ("recipes", "quantize_"),
     "recipe": ("recipes", "recipe"),
+    "refine": ("recipes", "refine"),
     "Network": ("integer", "Network"),
     "load": ("integer", "load"),
     "lower": ("lowering", "lower"),

@@ -18,6 +18,7 @@ _VERBS = {
     "train": "Train a network with a recipe; resumable.",
     "verify": "Prove that a model file computes the same codes as its training emulation.",
     "run": "Classify images or .npy arrays with a model file.",
+    "export": "Write a model file as C source; measure it on a microcontroller.",
     "inspect": "Show what a model file holds: operations, formats, sizes, bounds.",
     "bench": "Time a model file beside float32 runtimes.",
     "reproduce": "Run a published table again: the paper's figures and ours.",

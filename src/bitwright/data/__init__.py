@@ -7,6 +7,7 @@ from bitwright.data.folders import DataFolderWarning, cache_folder
 from bitwright.data.idx import read_idx
 from bitwright.data.images import read_images
 from bitwright.data.preprocessing import Preprocessing
+from bitwright.data.weights import load_weights
 
 __all__ = [
     "INEXACT_TEST_IMAGES",
@@ -17,6 +18,7 @@ __all__ = [
     "Preprocessing",
     "cache_folder",
     "load",
+    "load_weights",
     "locate",
     "names",
     "read_cifar10",

@@ -18,12 +18,13 @@ class DataFolderWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Collection:
-    """The published files of a data set, and where they lie under a data folder.
+    """The published files of a data set or of a pretrained network, and where they lie under a data folder.
 
     Args:
-        name: of the data set.
+        name: of the data set or network.
         train: the files of the training split.
         test: the files of the test split.
+        weights: the files of a pretrained network.
         subfolders: of a data folder, in the order of search; downloads go to the first.
         archive: the name of a .tar.gz that holds all the files, where there is one.
     """
@@ -33,10 +34,11 @@ class Collection:
     test: tuple[PublishedFile, ...]
     subfolders: tuple[str, ...]
     archive: str | None = None
+    weights: tuple[PublishedFile, ...] = ()
 
     def split(self, split: str) -> tuple[PublishedFile, ...]:
-        """The files of a split."""
-        return self.train if split == "train" else self.test
+        """The files of a split: `train`, `test` or `weights`."""
+        return {"train": self.train, "test": self.test, "weights": self.weights}[split]
 
 
 @dataclass(frozen=True)

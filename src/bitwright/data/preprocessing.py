@@ -20,7 +20,7 @@ _KEYS = ("shape", "divisor", "offset", "pixel_max")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The rule `x = float32(pixel) / float32(divisor) + float32(offset)`.
+    """The rule `x = float32(pixel) / float32(divisor) + float32(offset)`, the same or its own in each channel.
 
     Two IEEE 754 float32 operations, each rounded to nearest even, in this order: a division, then
     an addition. Never a multiplication by the reciprocal and never fused, so every machine gets the
@@ -28,8 +28,8 @@ class Preprocessing:
 
     Args:
         shape: (channels, height, width) of one image.
-        divisor: from 2^-64 to 2^64; rounded to float32 when used.
-        offset: at most 2^64 in magnitude; rounded to float32 when used.
+        divisor: from 2^-64 to 2^64; rounded to float32 when used. A number, or one for each channel.
+        offset: at most 2^64 in magnitude; rounded to float32 when used. A number, or one for each channel.
         pixel_max: the largest pixel of the data set, which white in an image file stands for.
 
     Raises:
@@ -37,8 +37,8 @@ class Preprocessing:
     """
 
     shape: tuple[int, int, int]
-    divisor: float
-    offset: float
+    divisor: float | tuple[float, ...]
+    offset: float | tuple[float, ...]
     pixel_max: int = 255
 
     def __post_init__(self) -> None:
@@ -59,13 +59,14 @@ class Preprocessing:
                 got=self.shape,
                 where="preprocessing.shape",
             )
-        if not _is_number(self.divisor) or not _SMALLEST_DIVISOR <= self.divisor <= _LARGEST:
+        divisors, offsets = self._each("divisor"), self._each("offset")
+        if not all(_is_number(d) and _SMALLEST_DIVISOR <= d <= _LARGEST for d in divisors):
             raise InvalidValueError(
                 "divisor must be a number from 2^-64 to 2^64",
                 got=_shown(self.divisor),
                 where="preprocessing.divisor",
             )
-        if not _is_number(self.offset) or not -_LARGEST <= self.offset <= _LARGEST:
+        if not all(_is_number(o) and -_LARGEST <= o <= _LARGEST for o in offsets):
             raise InvalidValueError(
                 "offset must be a number from -2^64 to 2^64",
                 got=_shown(self.offset),
@@ -77,8 +78,22 @@ class Preprocessing:
                 got=_shown(self.pixel_max),
                 where="preprocessing.pixel_max",
             )
-        object.__setattr__(self, "divisor", float(self.divisor))
-        object.__setattr__(self, "offset", float(self.offset))
+        for name, values in (("divisor", divisors), ("offset", offsets)):
+            numbers = tuple(float(value) for value in values)
+            object.__setattr__(self, name, numbers if isinstance(getattr(self, name), tuple) else numbers[0])
+
+    def _each(self, name: str) -> tuple[Any, ...]:
+        """The values of a field, as they were given."""
+        value: object = getattr(self, name)
+        if not isinstance(value, tuple):
+            return (value,)
+        if len(value) != self.shape[0]:
+            raise InvalidValueError(
+                f"{name} must be a number, or one for each of {self.shape[0]} channels",
+                got=f"{len(value)} numbers",
+                where=f"preprocessing.{name}",
+            )
+        return value
 
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """The model's inputs for the data set's own pixels.
@@ -120,8 +135,8 @@ class Preprocessing:
         """The value as JSON's types; `from_json` gives it back."""
         return {
             "shape": list(self.shape),
-            "divisor": self.divisor,
-            "offset": self.offset,
+            "divisor": list(self.divisor) if isinstance(self.divisor, tuple) else self.divisor,
+            "offset": list(self.offset) if isinstance(self.offset, tuple) else self.offset,
             "pixel_max": self.pixel_max,
         }
 
@@ -151,14 +166,14 @@ class Preprocessing:
         shape = given["shape"]
         return cls(
             shape=tuple(shape) if isinstance(shape, list) and len(shape) == 3 else shape,
-            divisor=given["divisor"],
-            offset=given["offset"],
+            divisor=_tupled(given["divisor"]),
+            offset=_tupled(given["offset"]),
             pixel_max=given["pixel_max"],
         )
 
     def _scaled(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        pixels /= np.float32(self.divisor)
-        pixels += np.float32(self.offset)
+        pixels /= _by_channel(self.divisor)
+        pixels += _by_channel(self.offset)
         return pixels
 
     def _require_pixels(self, pixels: object) -> None:
@@ -171,6 +186,15 @@ class Preprocessing:
                 f"pixels must be of shape [N, {channels}, {height}, {width}]",
                 got=list(pixels.shape),
             )
+
+
+def _by_channel(value: float | tuple[float, ...]) -> npt.NDArray[np.float32]:
+    """[1 or C, 1, 1]."""
+    return np.array(value, np.float32).reshape(-1, 1, 1)
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _is_integer(value: object) -> bool:

@@ -34,11 +34,11 @@ class Function:
 
     Args:
         text: takes the constants and helpers that the function needs.
-        id: its name.
+        name: the function's.
     """
 
-    def __init__(self, text: Text, network: Network, placed: Placed, id: str) -> None:
-        self.text, self.network, self.placed, self.id = text, network, placed, id
+    def __init__(self, text: Text, network: Network, placed: Placed, name: str) -> None:
+        self.text, self.network, self.placed, self.id = text, network, placed, name
         self.product = placed.product
         self.places, self.channels = placed.result.places, placed.result.channels
         self.names = {name: f"x{i}" if i else "x" for i, name in enumerate(placed.sources)}

@@ -83,7 +83,7 @@ def arrange(network: Network, fuse: bool = True) -> Layout:
 
 
 def _last_reads(stages: list[Stage]) -> dict[str, int]:
-    """Of each tensor, the last stage that reads its memory: a reshape's result may be a view of its source."""
+    """Of each tensor, the last stage that reads its memory: a reshape may be a view of its source."""
     last = {name: i for i, stage in enumerate(stages) for name in (*stage.around, *stage.beside)}
     for stage in reversed(stages):
         if isinstance(stage.first, Reshape):
@@ -135,7 +135,7 @@ def _scratch(stage: Stage) -> dict[str, int]:
 def _result(
     network: Network, stage: Stage, index: int, tensors: Mapping[str, Tensor], last_read: Mapping[str, int]
 ) -> Tensor:
-    """The tensor that a stage writes: the caller's, over one that it reads for the last time, or a new one."""
+    """The tensor that a stage writes: the caller's, one over another that nobody needs after, or new."""
     kind, last = network.types[stage.result], network.operation(stage.result)
     channels = kind.shape[0] if kind.shape else 1
     places = kind.elements // channels

@@ -151,8 +151,9 @@ def plan_product(
     if isinstance(operation, Convolution):
         window = Window.of(operation.kernel, operation.stride, operation.pads, operation.dilations)
         transposed, groups = isinstance(operation, ConvTranspose), operation.groups
-    size = (0, 0)
+    inside, size = None, (0, 0)
     if pool is not None:
+        inside = Window.of(pool.kernel, pool.stride, pool.pads, (1,) * len(pool.kernel))
         size = Tensor(pooled, "", 0, 0, 0, None).image
     return ProductPlan(
         source,
@@ -161,7 +162,7 @@ def plan_product(
         window,
         transposed,
         groups,
-        pool and Window.of(pool.kernel, pool.stride, pool.pads, (1,) * len(pool.kernel)),
+        inside,
         size,
     )
 

@@ -1,9 +1,9 @@
 """From operations to stages: what one loop nest of the C file computes.
 
-A stage begins with an operation that moves or sums numbers (a product, a pool, a copy...) or reads a tensor in
-memory, and takes in every operation behind it that maps number to number and alone reads what is in front
-of it: affine maps, thresholds, clips, tables, sums with tensors that exist by then, and the output. So
-accumulators and the terms of residual sums never need memory.
+A stage begins with an operation that moves or sums numbers (a product, a pool, a copy...) or reads a tensor
+in memory, and takes in every operation behind it that maps number to number and alone reads what is in
+front of it: affine maps, thresholds, clips, tables, sums with tensors that exist by then, and the output.
+So accumulators and the terms of residual sums never need memory.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Steps:
         """The C variable that holds the number of an operation."""
 
     def write(self, made: str | None) -> list[str]:
-        """Statements from the tensor `made`, whose number is v0, to the store; None: steps read everything."""
+        """Statements from `made`, whose number is v0, to the store; None: steps read what they need."""
         if made is not None:
             self.values[made] = "v0"
         steps = list(self.placed.stage.steps)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,10 @@ if TYPE_CHECKING:
     import jinja2
 
 WIDTH = 108
-KEYWORDS = frozenset(
-    ["auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed", "sizeof", "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "_Bool", "_Complex", "_Imaginary", "main"]
+KEYWORDS = re.compile(
+    "auto|break|case|char|const|continue|default|do|double|else|enum|extern|float|for|goto|if|inline|int|long|"
+    "register|restrict|return|short|signed|sizeof|static|struct|switch|typedef|union|unsigned|void|volatile|"
+    "while|main"
 )
 
 
@@ -35,8 +36,10 @@ class Text:
         """A constant array of integers in the smallest type, or in `kind`; returns its name."""
         flat = values.reshape(-1)
         kind = kind or c_type(int(flat.min()), int(flat.max()))
-        numbers = ", ".join(map(literal, flat.tolist()))
-        body = "\n".join(textwrap.wrap(numbers, WIDTH, initial_indent="    ", subsequent_indent="    "))
+        literals = [literal(value) for value in flat.tolist()]
+        step = WIDTH // (max(map(len, literals)) + 2)
+        lines = [", ".join(literals[i : i + step]) for i in range(0, len(literals), step)]
+        body = "    " + ",\n    ".join(lines)
         self.constants.append(f"static const {kind} {name}[{flat.size}] = {{\n{body}\n}};")
         self.flash += flat.size * SIZES[kind]
         return name
@@ -91,9 +94,10 @@ def identifiers(names: Iterable[str]) -> dict[str, str]:
 
 def check_identifier(name: str) -> None:
     """Raise where `name` cannot begin the names of a C file."""
-    if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) or name in KEYWORDS:
+    private = re.fullmatch(r"s\d+", name)  # begins the names of stages
+    if private or KEYWORDS.fullmatch(name) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
         raise InvalidValueError(
-            "the name of a C network is an identifier: letters, digits and _, a letter first",
+            "the name of a C network is an identifier: letters, digits and _, a letter first, not s0, s1...",
             got=repr(name),
             fix="choose one with --name",
         )

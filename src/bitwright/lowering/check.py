@@ -9,6 +9,7 @@ from bitwright.formats import Binary, Overflow, Rounding
 from bitwright.nn import (
     Accumulators,
     ComputeLayer,
+    Conv2d,
     Fold,
     Join,
     ModelGraph,
@@ -22,7 +23,7 @@ from bitwright.nn import (
 SUPPORTED = (
     "Linear, Conv1d, Conv2d, ConvTranspose2d, BatchNorm1d, BatchNorm2d, additions, concatenations of "
     "channels, average and global pools, ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, Flatten, Dropout, "
-    "Identity, Shortcut, a last argmax"
+    "Identity, Shortcut, ZeroPad2d in front of a Conv2d, a last argmax"
 )
 
 
@@ -62,9 +63,9 @@ def _source_problem(graph: ModelGraph, source: Source) -> str | None:
             return f"what follows it is {quantizer.format}, whose numbers are no integers"
         if quantizer.spec.overflow is not Overflow.SATURATE:
             return f"its activations overflow by {quantizer.spec.overflow.value}, not by saturation"
-        padded = any(isinstance(graph.module(n), Shortcut) for n in reader.path)
+        padded = any(isinstance(graph.module(n), Shortcut | nn.ZeroPad2d) for n in reader.path)
         if padded and any(isinstance(q.format, Binary) for q in (quantizer, source.primary) if q is not None):
-            return "the zero channels of a Shortcut have no code in a binary slot"
+            return "the zeros of a Shortcut or ZeroPad2d have no code in a binary slot"
     if source.node.op == "placeholder" and source.primary is not None:
         rounding = eval_rounding(source.primary)
         if rounding is not Rounding.NEAREST_EVEN:
@@ -87,6 +88,9 @@ def _node_problem(graph: ModelGraph, node: fx.Node) -> str | None:
     elif isinstance(module, nn.Flatten):
         if module.start_dim != 1:
             return f"{node.target}: flatten keeps the batch axis, and none behind it"
+    elif isinstance(module, nn.ZeroPad2d):
+        if not all(isinstance(graph.module(user), Conv2d) for user in node.users) or min(module.padding) < 0:
+            return f"{node.target}: zeros are padded in front of a Conv2d, and nothing is cut off"
     elif not (graph.is_transparent(node) or isinstance(module, ComputeLayer | Join | Norm)):
         return f"{graph.describe(node)} is not supported"
     return None

@@ -188,7 +188,8 @@ class _Emitter:
         if isinstance(geometry, LinearGeometry):
             made = self._append(integer.Linear(name, source, weight))
         elif isinstance(geometry, ConvGeometry):
-            made = self._append(integer.Conv(name, source, weight, *_window(geometry)))
+            slides = _window(geometry, self.graph.module(node.all_input_nodes[0]))
+            made = self._append(integer.Conv(name, source, weight, *slides))
         else:
             what, more = _window(geometry.conv), geometry.output_padding
             made = self._append(integer.ConvTranspose(name, source, weight, *what, more))
@@ -392,6 +393,13 @@ def _zero_point(quantizer: Quantizer) -> int:
     return 0 if zero_point is None else int(zero_point)
 
 
-def _window(conv: ConvGeometry) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
-    """Stride, padding, dilation and groups of an integer convolution."""
-    return conv.stride, conv.padding, conv.steps, conv.groups
+def _window(
+    conv: ConvGeometry, before: nn.Module | None = None
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
+    """Stride, padding, dilation and groups of an integer convolution, which takes in zeros padded in front."""
+    padding = conv.padding
+    if isinstance(before, nn.ZeroPad2d):
+        left, right, top, bottom = before.padding
+        own = padding if len(padding) == 4 else (padding[0], padding[0], padding[1], padding[1])
+        padding = (own[0] + top, own[1] + bottom, own[2] + left, own[3] + right)
+    return conv.stride, padding, conv.steps, conv.groups

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from bitwright.integer import Network
 from bitwright.lowering.check import check
 from bitwright.lowering.emit import Lowered, emit
 from bitwright.nn import link_folds
+from bitwright.quantize import evaluating
 from bitwright.recipes import is_quantised
 
 
@@ -46,15 +46,3 @@ def lowered(model: nn.Module, example: torch.Tensor, meta: Mapping[str, Any] | N
         graph = link_folds(model)
         check(graph)
         return emit(graph, tuple(example.shape[1:]), meta or {})
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; afterwards every module is as it was."""
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags.items():
-            module.training = training

@@ -13,9 +13,9 @@ from torch import nn
 
 from bitwright.errors import InvalidValueError
 from bitwright.integer import Clip, Codes, Network, Operation, Reshape
-from bitwright.lowering.lower import evaluating, lowered
+from bitwright.lowering.lower import lowered
 from bitwright.nn import Accumulator, Slots
-from bitwright.quantize import Quantized
+from bitwright.quantize import Quantized, evaluating
 
 
 @dataclass(frozen=True)

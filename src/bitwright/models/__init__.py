@@ -1,5 +1,18 @@
-"""models: the networks that the papers train."""
+"""models: the networks that the papers train, and trained ones that others published."""
 
 from bitwright.models.networks import DEFAULT_WIDTHS, build, convnet, mlp, names
+from bitwright.models.pretrained import Pretrained, pretrained, pretrained_names
+from bitwright.models.resnet import resnet, resnet8
 
-__all__ = ["DEFAULT_WIDTHS", "build", "convnet", "mlp", "names"]
+__all__ = [
+    "DEFAULT_WIDTHS",
+    "Pretrained",
+    "build",
+    "convnet",
+    "mlp",
+    "names",
+    "pretrained",
+    "pretrained_names",
+    "resnet",
+    "resnet8",
+]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
 from bitwright.errors import InvalidValueError, unknown_name
+from bitwright.models.resnet import resnet, resnet8
 
 EPSILON = 1e-4
 """Of batch norm, as in the QNN authors' code."""
@@ -116,8 +118,19 @@ _MODELS: dict[str, Callable[[int, tuple[int, int, int], int], nn.Module]] = {
     "convnet": convnet,
     "dscnn": dscnn,
     "convnet1d": convnet1d,
+    "resnet8": resnet8,
+    "resnet20": partial(resnet, 20),
+    "resnet56": partial(resnet, 56),
 }
-DEFAULT_WIDTHS = {"mlp": 1024, "convnet": 64, "dscnn": 32, "convnet1d": 64}
+DEFAULT_WIDTHS = {
+    "mlp": 1024,
+    "convnet": 64,
+    "dscnn": 32,
+    "convnet1d": 64,
+    "resnet8": 16,
+    "resnet20": 16,
+    "resnet56": 16,
+}
 
 
 def names() -> tuple[str, ...]:

@@ -25,9 +25,9 @@ from bitwright.nn.joins import Add, Concat, Join, Pool, Shortcut
 from bitwright.nn.layers import ComputeLayer
 from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
 from bitwright.nn.slots import Slots
-from bitwright.quantize import MinMax, Quantizer, QuantizerSpec
+from bitwright.quantize import Quantizer, QuantizerSpec
 
-POSITIONAL = (nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity, Shortcut)
+POSITIONAL = (nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity, nn.ZeroPad2d, Shortcut)
 """Modules that in eval only move elements, add zeros, or do nothing."""
 MONOTONE = (nn.ReLU, nn.Hardtanh, nn.MaxPool1d, nn.MaxPool2d)
 """Modules that commute with rounding to a grid."""
@@ -46,7 +46,7 @@ class _Tracer(fx.Tracer):
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module is one operation to us: torch's own, and ours."""
-    ours = type(module).__module__.startswith(("torch.nn.", "bitwright."))
+    ours = type(module).__module__.startswith(("torch.nn.", "bitwright.nn."))
     return ours and not isinstance(module, nn.Sequential)
 
 
@@ -272,7 +272,7 @@ def _tensors(node: fx.Node) -> list[fx.Node]:
 
 def _breadth(quantizer: Quantizer) -> tuple[int, bool]:
     form = quantizer.format
-    return form.bits, form.code_min < 0 or isinstance(quantizer.spec.controller, MinMax)
+    return form.bits, form.code_min < 0 or quantizer.spec.controller.affine
 
 
 # --- what is done with it ----------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """quantize: how a tensor meets a format. Controllers, estimators, and the Quantizer module."""
 
-from bitwright.quantize.calibration import calibrate
+from bitwright.quantize.calibration import calibrate, evaluating
 from bitwright.quantize.controllers import (
     CONTROLLERS,
     Autoflex,
@@ -17,12 +17,14 @@ from bitwright.quantize.controllers import (
 )
 from bitwright.quantize.densities import Density, Optimum, grid_table, mid_rise_table
 from bitwright.quantize.estimators import Estimator
+from bitwright.quantize.least_squares import SWEEPS, Moments, round_together
 from bitwright.quantize.quantizer import Quantizer, clip_parameters, quantizers, state_names, tick
 from bitwright.quantize.spec import Quantized, QuantizerSpec
 from bitwright.quantize.statistics import Merge, Statistic, measure
 
 __all__ = [
     "CONTROLLERS",
+    "SWEEPS",
     "Autoflex",
     "Controller",
     "Density",
@@ -33,6 +35,7 @@ __all__ = [
     "Merge",
     "MinMSE",
     "MinMax",
+    "Moments",
     "Optimum",
     "OverflowRate",
     "Percentile",
@@ -44,10 +47,12 @@ __all__ = [
     "Statistic",
     "calibrate",
     "clip_parameters",
+    "evaluating",
     "grid_table",
     "measure",
     "mid_rise_table",
     "quantizers",
+    "round_together",
     "state_names",
     "tick",
 ]

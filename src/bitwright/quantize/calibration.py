@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,18 @@ from torch import nn
 
 from bitwright.errors import InvalidValueError
 from bitwright.quantize.quantizer import exchange, quantizers
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; afterwards every module is as it was."""
+    flags = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags.items():
+            module.training = training
 
 
 def calibrate(
@@ -28,13 +41,11 @@ def calibrate(
         InvalidValueError: no batch came.
     """
     found = list(quantizers(model))
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
     count, done = 0, False
     try:
         for quantizer in found:
             quantizer.begin_calibration()
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             for batch in batches:
                 forward(model, batch)
                 count += 1
@@ -45,6 +56,4 @@ def calibrate(
     finally:
         for quantizer in found:
             quantizer.end_calibration(settle=done)
-        for module, training in was_training.items():
-            module.training = training
     return count

@@ -106,7 +106,7 @@ def measure(
     Args:
         x: float tensor.
         form: whose limits count.
-        scale, zero_point: those in force; None stands for 1 and for no zero point.
+        scale, zero_point: those in force; None stands for 1 and for no zero point. `errors` use the latter.
         wants: the statistics.
         channel_axis: one value for each index of this axis, of a shape that broadcasts to x; None: one
             value for the tensor. A histogram and errors have their own axis in front.
@@ -121,7 +121,7 @@ def measure(
             taken[statistic] = pass_.beyond(form, scale, zero_point, statistic is Statistic.OVER_HALF)
         elif statistic is Statistic.ERRORS:
             assert candidates is not None, "errors need candidate scales"
-            taken[statistic] = pass_.errors(form, candidates)
+            taken[statistic] = pass_.errors(form, candidates, zero_point)
         else:
             taken[statistic] = _SIMPLE[statistic](pass_)
     return {statistic: value.to(statistic.dtype) for statistic, value in taken.items()}
@@ -187,11 +187,12 @@ class _Pass:
         bins.scatter_add_(0, (index * channels + channel).flatten(), ones.expand(index.numel()))
         return bins.view(BINS + 1, *kept)[:BINS]
 
-    def errors(self, form: Format, candidates: torch.Tensor) -> torch.Tensor:
+    def errors(self, form: Format, candidates: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
         x = self.finite
         sums = []
         for scale in candidates.unbind():
-            number = twin.numbers(form, x, scale, Rounding.NEAREST_EVEN, Overflow.SATURATE)
+            rounding, overflow = Rounding.NEAREST_EVEN, Overflow.SATURATE
+            number = twin.numbers(form, x, scale, rounding, overflow, zero_point=zero_point)
             sums.append(self.sum((number.double() * scale - x).square()))
         return torch.stack(sums)
 

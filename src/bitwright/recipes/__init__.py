@@ -10,6 +10,7 @@ from bitwright.recipes.recipe import (
     parse_spec,
     recipe,
 )
+from bitwright.recipes.refine import Refined, refine
 from bitwright.recipes.report import Report, Row, Skipped
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "LayerRule",
     "OptimizerRule",
     "Recipe",
+    "Refined",
     "Report",
     "Row",
     "Skipped",
@@ -27,4 +29,5 @@ __all__ = [
     "parse_spec",
     "quantize_",
     "recipe",
+    "refine",
 ]

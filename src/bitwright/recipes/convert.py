@@ -126,7 +126,7 @@ def dequantize_(model: nn.Module) -> nn.Module:
     if not is_quantised(model):
         raise InvalidValueError("dequantize_ takes a quantised model", got="a plain one")
     restore(model)
-    swaps = {m: _plain_copy(m) for m in model.modules() if type(m) in _PLAIN}
+    swaps = {m: plain_copy(m) for m in model.modules() if type(m) in _PLAIN}
     _swap(model, swaps)
     for handle in model.__dict__.pop("_bitwright_hooks", ()):
         handle.remove()
@@ -373,7 +373,10 @@ def _adopt(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
     return twin
 
 
-def _plain_copy(module: nn.Module) -> nn.Module:
+def plain_copy(module: nn.Module) -> nn.Module:
+    """The float module that a quantised one stands for, of the same Parameters and buffers; others as they are."""
+    if type(module) not in _PLAIN:
+        return module
     kind = _PLAIN[type(module)]
     plain = _adopt(module, kind)
     plain.__dict__.pop("fold", None)

@@ -13,7 +13,7 @@ from typing import Any, cast
 from bitwright.errors import FileFormatError, InvalidTypeError, InvalidValueError, unknown_name
 from bitwright.formats import RANDOM_BITS, Format, Overflow, Rounding, parse
 from bitwright.nn import OPERANDS, SHORT_NAMES, Exact, check_reduction, operands_of, tensor_of
-from bitwright.quantize import CONTROLLERS, Controller, Density, Estimator, MinMax, QuantizerSpec
+from bitwright.quantize import CONTROLLERS, Controller, Density, Estimator, QuantizerSpec
 
 OPTIMIZER_ROLES = ("weight_grad", "primal", "state")
 ROLES = (*SHORT_NAMES, *OPERANDS, *OPTIMIZER_ROLES)
@@ -22,6 +22,7 @@ ROLES = (*SHORT_NAMES, *OPERANDS, *OPTIMIZER_ROLES)
 OPTIMIZERS = ("Adam", "AdamW", "Adamax", "SGD", "RMSprop")
 LOSSES = ("cross-entropy", "squared-hinge")
 POSITIONS = ("first", "last")
+_TABLES = ("roles", "layers", "replace", "optimizer", "training")
 
 Roles = Mapping[str, QuantizerSpec | None]
 
@@ -139,7 +140,7 @@ def recipe(name: str | Path | Recipe, **roles: Any) -> Recipe:
     elif isinstance(name, Path) or str(name).endswith(".toml"):
         found = _read(Path(name).name, _file_text(Path(name)))
     elif str(name) in names():
-        found = _read(str(name), resources.files(__package__).joinpath(f"{name}.toml").read_text())
+        found = _read(str(name), _shipped(str(name)))
     else:
         raise unknown_name("recipe", str(name), names())
     if "exact" in roles:
@@ -237,7 +238,7 @@ def _check_role(role: str, spec: QuantizerSpec) -> None:
         raise InvalidValueError(
             f"a {spec.controller} scale needs a gradient, which only {', '.join(trained)} have"
         )
-    if isinstance(spec.controller, MinMax) and tensor_of(role) != "activation":
+    if spec.controller.affine and tensor_of(role) != "activation":
         raise InvalidValueError("a zero point is for activations only", fix='use controller = "max-abs"')
 
 
@@ -254,14 +255,13 @@ def _read(where: str, text: str) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise FileFormatError("a recipe is a TOML file", got=error, where=where) from error
     where = f"recipe {where}"
+    table = _on_its_base(table, where)
     _check_keys(
         table,
-        {"name", "title", "paper", "roles", "layers", "replace", "optimizer", "training", "exact"},
+        {"name", "title", "paper", "exact", *_TABLES},
         where,
     )
-    tables = {
-        n: _table(table.get(n, {}), n, where) for n in ("roles", "layers", "replace", "optimizer", "training")
-    }
+    tables = {n: _table(table.get(n, {}), n, where) for n in _TABLES}
     training, optimizer = tables["training"], tables["optimizer"]
     _check_keys(training, {"loss", "initial_weights"}, where)
     _check_keys(optimizer, {f.name for f in fields(OptimizerRule)}, where)
@@ -293,6 +293,28 @@ def _read(where: str, text: str) -> Recipe:
         initial_weights=training.get("initial_weights"),
         exact=_exact(table.get("exact", Exact.FORWARD), where),
     )
+
+
+def _on_its_base(table: dict[str, Any], where: str) -> dict[str, Any]:
+    """The tables of the recipe that `base` names, with what this one says in their places, role by role."""
+    if "base" not in table:
+        return table
+    base = table["base"]
+    if base not in names():
+        raise InvalidValueError(str(unknown_name("recipe", str(base), names())), where=f"base of {where}")
+    merged = _on_its_base(tomllib.loads(_shipped(base)), f"recipe {base}") | {
+        key: value for key, value in table.items() if key not in ("base", *_TABLES)
+    }
+    for name in _TABLES:
+        below, here = merged.get(name, {}), _table(table.get(name, {}), name, where)
+        if name == "layers":
+            here = {k: {**below.get(k, {}), **_table(v, f"layers.{k}", where)} for k, v in here.items()}
+        merged[name] = {**below, **here}
+    return merged
+
+
+def _shipped(name: str) -> str:
+    return resources.files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
 def _exact(value: Any, where: str) -> Exact:

@@ -40,6 +40,8 @@ class Controller(ABC):
     """Whether it is left alone once the first batch or a calibration has set it."""
     learns: bool = False
     """Whether the scale is a Parameter: see `Learnt`."""
+    affine: bool = False
+    """Whether it sets a zero point: for activations only."""
     counts_before_clipping: bool = False
     """Whether a stored tensor that the optimiser clips is measured before that."""
 

@@ -55,6 +55,7 @@ class MinMax(Controller):
     """
 
     wants = frozenset({Statistic.LARGEST, Statistic.SMALLEST})
+    affine = True
 
     def check(self, form: Format) -> None:
         # the format says itself where it has no zero point

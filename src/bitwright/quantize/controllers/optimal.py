@@ -18,8 +18,11 @@ from bitwright.quantize.controllers.base import (
     legal,
     scale_for,
 )
+from bitwright.quantize.controllers.maxabs import MinMax
 from bitwright.quantize.densities import Density
 from bitwright.quantize.statistics import Statistic, measure
+
+_RANGE = MinMax()
 
 
 @dataclass(frozen=True)
@@ -34,17 +37,22 @@ class MinMSE(Controller):
     The first training batch, or a calibration with all of its batches, sets the scale; nothing moves it
     afterwards. Errors are sums, merged over batches and ranks.
 
+    With a zero point base is `MinMax`'s scale, and the zero point its own, both of the first batch: a candidate
+    shrinks or widens the range about 0. So a tensor without a negative number uses all codes for positive ones.
+
     Args:
         per: "tensor" or "channel".
         power_of_two: search powers of two only.
         octaves: how far below max-abs the search goes.
         per_octave: candidates in each octave; 1 with `power_of_two`.
+        zero_point: affine, for activations; per tensor, and no powers of two.
     """
 
     per: str = "tensor"
     power_of_two: bool = False
     octaves: int = 8
     per_octave: int = 16
+    zero_point: bool = False
 
     wants = frozenset({Statistic.ERRORS})
     settles = True
@@ -53,9 +61,24 @@ class MinMSE(Controller):
         check_granularity("min-mse", self.per)
         check_count("octaves", self.octaves)
         check_count("per_octave", self.per_octave)
+        if self.zero_point and (self.power_of_two or self.per != "tensor"):
+            raise InvalidValueError(
+                "min-mse with a zero point has any scale, per tensor",
+                got=f"per = {self.per!r}, power_of_two = {self.power_of_two}",
+            )
+
+    @property
+    def affine(self) -> bool:  # type: ignore[override]
+        """Whether it sets a zero point."""
+        return self.zero_point
+
+    def check(self, form: Format) -> None:
+        if self.zero_point:
+            _RANGE.check(form)
 
     def state(self, form: Format) -> State:
-        return {"scale": torch.ones(()), "choices": torch.ones(1)}
+        start = _RANGE.state(form) if self.zero_point else {"scale": torch.ones(())}
+        return {**start, "choices": torch.ones(1)}
 
     def candidates(self, state: State) -> torch.Tensor:
         return state["choices"]
@@ -63,15 +86,20 @@ class MinMSE(Controller):
     def first(
         self, x: torch.Tensor, state: State, form: Format, channel_axis: int | None, merge: MergeRanks
     ) -> State:
-        largest = merge(measure(x, form, None, None, [Statistic.MAX_ABS], channel_axis))
-        base = scale_for(largest[Statistic.MAX_ABS], form, self.power_of_two)
+        kept: State = {}
+        if self.zero_point:
+            kept = _RANGE.first(x, state, form, channel_axis, merge)
+            base = kept["scale"]
+        else:
+            largest = merge(measure(x, form, None, None, [Statistic.MAX_ABS], channel_axis))
+            base = scale_for(largest[Statistic.MAX_ABS], form, self.power_of_two)
         each = 1 if self.power_of_two else self.per_octave
         down = torch.arange(each * (self.octaves + 1) + 1, device=base.device)
         factors = torch.exp2(1 - down.double() / each).view(-1, *[1] * base.dim())
-        choices = legal(base * factors, form, self.power_of_two)
-        errors = merge(measure(x, form, None, None, [Statistic.ERRORS], channel_axis, choices))
-        found = self.initial({"choices": choices, "errors": errors[Statistic.ERRORS]}, form)
-        return {"choices": choices, **found}
+        kept["choices"] = legal(base * factors, form, self.power_of_two)
+        wants = [Statistic.ERRORS]
+        errors = merge(measure(x, form, None, kept.get("zero_point"), wants, channel_axis, kept["choices"]))
+        return {**kept, **self.initial({**kept, "errors": errors[Statistic.ERRORS]}, form)}
 
     def initial(self, measured: State, form: Format) -> State:
         choices, errors = measured["choices"], measured["errors"]
@@ -83,10 +111,12 @@ class MinMSE(Controller):
         return {"scale": torch.where(zeros, legal(torch.ones_like(scale), form, False), scale)}
 
     def settle(self, state: State, form: Format) -> State:
-        return {"choices": state["choices"], **self.initial(state, form)}
+        kept = {name: state[name] for name in ("choices", "zero_point") if name in state}
+        return {**kept, **self.initial(state, form)}
 
     def __str__(self) -> str:
-        return f"min-mse per {self.per}" + (", power of two" if self.power_of_two else "")
+        kind = f"min-mse per {self.per}" + (", power of two" if self.power_of_two else "")
+        return kind + (", zero point" if self.zero_point else "")
 
 
 @dataclass(frozen=True)
