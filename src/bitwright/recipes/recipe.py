@@ -19,7 +19,7 @@ OPTIMIZER_ROLES = ("weight_grad", "primal", "state")
 ROLES = (*SHORT_NAMES, *OPERANDS, *OPTIMIZER_ROLES)
 """Every tensor of training that a recipe can name."""
 
-OPTIMIZERS = ("Adam", "AdamW", "Adamax", "SGD", "RMSprop")
+OPTIMIZERS = ("Adam", "AdamW", "Adamax", "SGD", "RMSprop", "ShiftAdaMax", "FxpAdam")
 LOSSES = ("cross-entropy", "squared-hinge")
 POSITIONS = ("first", "last")
 
@@ -56,7 +56,7 @@ class OptimizerRule:
     """How the weights move.
 
     Args:
-        name: class in torch.optim.
+        name: class in torch.optim or bitwright.optim.
         lr: learning rate; lr_final: at the end of an exponential decay.
         step_scale: "glorot" multiplies a compute layer's step by sqrt((fan_in + fan_out) / 1.5)
             (QNN: c_l, section 1), or None.
