@@ -11,8 +11,10 @@ from bitwright.nn.graph import (
     links,
     trace,
 )
+from bitwright.nn.integer_norm import IntegerBatchNorm1d, IntegerBatchNorm2d, IntegerNorm, check_normalised
 from bitwright.nn.layers import ComputeLayer, Conv2d, Linear, conv_padding
 from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
+from bitwright.nn.shift_norm import ShiftBatchNorm1d, ShiftBatchNorm2d
 from bitwright.nn.slots import (
     CONV_AXES,
     LINEAR_AXES,
@@ -37,10 +39,16 @@ __all__ = [
     "Conv2d",
     "Exact",
     "Fold",
+    "IntegerBatchNorm1d",
+    "IntegerBatchNorm2d",
+    "IntegerNorm",
     "Linear",
     "Link",
+    "ShiftBatchNorm1d",
+    "ShiftBatchNorm2d",
     "Slots",
     "UntraceableError",
+    "check_normalised",
     "check_reduction",
     "conv_padding",
     "describe",

@@ -146,6 +146,23 @@ class Fold:
         slope, intercept = self._line(weight_levels.shape[0])
         return fold_constants(slope, intercept, self.bound(weight_levels), self.layer.slots.layer)
 
+    def unit(self) -> torch.Tensor:
+        """What one accumulator is worth: float64, one number or one a channel."""
+        unit = torch.ones(1, dtype=torch.float64)
+        for operand in ("forward.activation", "forward.weight"):
+            quantizer = self.layer.slots.of(operand)
+            if quantizer is None or not quantizer.format.integral:
+                raise InvalidValueError(
+                    "the layer's accumulators are integers",
+                    got=f"{operand} {'in float' if quantizer is None else quantizer.format}",
+                    where=self.layer.slots.layer,
+                    fix='give it an integer format, or use norm = "shift" or "batch"',
+                )
+            scale = quantizer.current_scale()
+            if scale is not None:
+                unit = unit.to(scale.device) * scale.detach().double().flatten()
+        return unit
+
     def _line(self, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Slope and intercept of the map from accumulators to the consumer's levels: float64 [C]."""
         layer, norm = self.layer, self.norm

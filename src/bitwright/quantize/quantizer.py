@@ -68,6 +68,8 @@ class Quantizer(nn.Module):
             step = spec.format.scale_or_default(controller.scale)
             scale = torch.tensor(step, dtype=torch.float32) if step != 1.0 else None
             self.register_buffer("scale", scale, persistent=False)
+        elif controller.present:
+            self.register_buffer("scale", None, persistent=False)
         else:
             for key, value in controller.state(spec.format).items():
                 if controller.learns:
@@ -144,8 +146,10 @@ class Quantizer(nn.Module):
             x: a float tensor.
             measured: whether its statistics count (in training and calibration only).
         """
-        scale, zero_point, what, candidates = self._prepare(x, measured)
         controller = self.spec.controller
+        if controller.present:
+            return Quantized(self._present_values(x))
+        scale, zero_point, what, candidates = self._prepare(x, measured)
         parameter = next(iter(self._parameters.values())) if controller.learns else None
         levels, taken = estimate(x, what, scale, zero_point, self._next_key(), parameter, candidates)
         self._merge(taken)
@@ -156,10 +160,17 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def quantize_(self, x: torch.Tensor, measured: bool = True) -> torch.Tensor:
         """Put `x` on the grid in place, as values and without a gradient: for what the optimiser stores."""
+        if self.spec.controller.present:
+            return x.copy_(self._present_values(x))
         scale, zero_point, what, candidates = self._prepare(x, measured)
         _, taken = quantize_and_measure(x, scale, zero_point, self._next_key(), what, candidates, out=x)
         self._merge(taken)
         return x
+
+    @torch.no_grad()
+    def _present_values(self, x: torch.Tensor) -> torch.Tensor:
+        spec = self.spec
+        return spec.controller.values(x, spec.format, self.rounding, self._next_key(), spec.random_bits)
 
     def _prepare(
         self, x: torch.Tensor, measured: bool

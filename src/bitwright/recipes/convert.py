@@ -18,9 +18,15 @@ from bitwright.nn import (
     BatchNorm1d,
     BatchNorm2d,
     Conv2d,
+    IntegerBatchNorm1d,
+    IntegerBatchNorm2d,
+    IntegerNorm,
     Linear,
+    ShiftBatchNorm1d,
+    ShiftBatchNorm2d,
     Slots,
     UntraceableError,
+    check_normalised,
     conv_padding,
     describe,
     is_flatten,
@@ -41,7 +47,13 @@ _TWINS: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: BatchNorm1d,
     nn.BatchNorm2d: BatchNorm2d,
 }
-_PLAIN = {twin: plain for plain, twin in _TWINS.items()}
+_NORMS: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
+    "batch": {},
+    "shift": {nn.BatchNorm1d: ShiftBatchNorm1d, nn.BatchNorm2d: ShiftBatchNorm2d},
+    "integer": {nn.BatchNorm1d: IntegerBatchNorm1d, nn.BatchNorm2d: IntegerBatchNorm2d},
+}
+"""A recipe's norm -> what it puts in place of the usual twins."""
+_PLAIN = {twin: plain for twins in (_TWINS, *_NORMS.values()) for plain, twin in twins.items()}
 _REPLACEMENTS = {"Hardtanh": nn.Hardtanh}
 _NEUTRAL = (
     nn.ReLU,
@@ -235,7 +247,7 @@ class _Conversion:
         if _is_compute(module) and not operands and not stored:
             report.skipped.append(Skipped(name, kind, "the recipe gives it no format"))
             return None
-        twin = _adopt(module, _TWINS[type(module)])
+        twin = _adopt(module, (_TWINS | _NORMS[self.recipe.norm.kind])[type(module)])
         if isinstance(twin, Linear | Conv2d):
             axes = CONV_AXES if isinstance(twin, Conv2d) else LINEAR_AXES
             twin.slots = Slots(operands, name, self.seed, axes)
@@ -244,6 +256,12 @@ class _Conversion:
             for role, spec in operands.items():
                 estimator = spec.estimator.value if tensor_of(role) != "error" else ""
                 report.rows.append(Row(f"{name}:{role}", _covers(role), str(spec), estimator))
+        elif self.recipe.norm.kind != "batch":
+            report.rows.append(Row(f"{name}:norm", "norm", str(self.recipe.norm)))
+        if isinstance(twin, IntegerNorm):
+            error = {role: spec for role, spec in operands.items() if role in ("error", "dgrad.error")}
+            twin.begin(check_normalised(self.recipe.norm.format), Slots(error, name, self.seed))
+            report.rows += [Row(f"{name}:{role}", role, str(spec)) for role, spec in error.items()]
         for role, spec in stored.items():
             parameters = " ".join(n for n, _ in module.named_parameters(recurse=False))
             kept = "weight" if _is_compute(module) else parameters
@@ -348,7 +366,10 @@ def _adopt(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
 
 def _plain_copy(module: nn.Module) -> nn.Module:
     plain = _adopt(module, _PLAIN[type(module)])
-    plain.__dict__.pop("fold", None)
+    for attribute in ("fold", "normalised"):
+        plain.__dict__.pop(attribute, None)
+    if isinstance(module, IntegerNorm):
+        plain.__dict__["_buffers"] = module.plain_buffers()
     for child in ("slots", "accumulator"):
         plain.__dict__["_modules"].pop(child, None)
     return plain

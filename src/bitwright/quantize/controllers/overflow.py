@@ -32,7 +32,7 @@ class OverflowRate(Controller):
         otherwise                            it stays
 
     and the counters start anew. The scale is a power of two, at first the smallest at which the first batch
-    (or the calibration) does not overflow. Counted are values before saturation, strictly beyond the
+    (or the calibration) does not overflow, and for zeros that at which 1 does not. Counted are values before saturation, strictly beyond the
     limits; infinities count, NaN does not. A window of zeros or without data moves nothing. Calls and ranks
     merge by sums.
 
@@ -79,7 +79,9 @@ class OverflowRate(Controller):
         }
 
     def initial(self, measured: State, form: Format) -> State:
-        return {"scale": scale_for(measured["max_abs"], form, power_of_two=True)}
+        # zeros, such as a norm's beta, get the range of [-1, 1]
+        largest = torch.where(measured["max_abs"] > 0, measured["max_abs"], 1.0)
+        return {"scale": scale_for(largest, form, power_of_two=True)}
 
     def move(self, state: State, form: Format) -> State:
         ticks = state["ticks"] + 1
