@@ -164,6 +164,10 @@ def run_training(
         raise
     result = finish(settings, model, test, out, result)
     console.print(f"test error {result['test_error']:.2f} %  ({out / 'result.json'})")
+    if "checkpoint_bytes" in result:
+        sizes = result["checkpoint_bytes"]
+        memory = say_bytes(sizes["in_memory"])
+        console.print(f"checkpoint {say_bytes(sizes['tensors'])} of tensors, {memory} in memory")
     if "file_bytes" in result:
         console.print(f"integer network {out / MODEL}  ({say_bytes(result['file_bytes'])})")
         if show_table:

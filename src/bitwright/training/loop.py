@@ -20,7 +20,7 @@ from torch import nn
 from bitwright.data import Dataset
 from bitwright.errors import InvalidValueError
 from bitwright.integer import write_atomic
-from bitwright.training.checkpoint import load_checkpoint, save_checkpoint
+from bitwright.training.checkpoint import Sizes, load_checkpoint, save_checkpoint
 from bitwright.training.losses import loss
 from bitwright.training.machine import machine
 from bitwright.training.settings import Settings
@@ -74,6 +74,7 @@ def train(
     recipe = settings.find_recipe()
     optimizer = recipe.optimizer(model, settings.learning_rate(0.0))
     history: list[dict[str, Any]] = []
+    sizes: Sizes | None = None
     if resume:
         progress = load_checkpoint(out / CHECKPOINT, model, optimizer)
         history = progress["history"]
@@ -107,7 +108,7 @@ def train(
                 "seconds": round(time.perf_counter() - began, 2),
             }
             history.append(row)
-            save_checkpoint(out / CHECKPOINT, model, optimizer, {"history": history})
+            sizes = save_checkpoint(out / CHECKPOINT, model, optimizer, {"history": history})
             for watcher in watchers:
                 watcher.epoch_ends(row)
     model.eval()
@@ -118,6 +119,8 @@ def train(
         "history": history,
         "machine": machine(),
     }
+    if sizes is not None:
+        result["checkpoint_bytes"] = {"tensors": sizes.written, "in_memory": sizes.plain}
     write_json(out / RESULT, result)
     return model, result
 

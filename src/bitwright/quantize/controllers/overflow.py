@@ -32,9 +32,9 @@ class OverflowRate(Controller):
         otherwise                            it stays
 
     and the counters start anew. The scale is a power of two, at first the smallest at which the first batch
-    (or the calibration) does not overflow, and for zeros that at which 1 does not. Counted are values before saturation, strictly beyond the
-    limits; infinities count, NaN does not. A window of zeros or without data moves nothing. Calls and ranks
-    merge by sums.
+    (or the calibration) does not overflow; for zeros, that at which 1 does not. Counted are values before
+    saturation, strictly beyond the limits; infinities count, NaN does not. A window of zeros or without data
+    moves nothing. Calls and ranks merge by sums.
 
     A stored tensor that the optimiser clips ends up exactly at the limit, and would count as overflow for
     ever: `clipped = "freeze"` gives it a fixed scale, the power of two at which the bound is one step above
