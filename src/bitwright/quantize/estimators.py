@@ -93,8 +93,8 @@ def quantize_and_measure(
         candidates: the scales of `Statistic.ERRORS`.
         out: receives values in place of numbers; may be x.
     """
-    others = (Statistic.MAX_ABS, Statistic.OVER, Statistic.OVER_HALF)
-    if out is not None and (what.channel_axis is not None or any(s not in others for s in what.wants)):
+    blind = (Statistic.MAX_ABS, Statistic.OVER, Statistic.OVER_HALF, Statistic.COUNT)
+    if out is not None and (what.channel_axis is not None or any(s not in blind for s in what.wants)):
         x = x.clone()  # for what is measured after the pass that overwrites it
     scaled = out is not None or isinstance(what.form, Block)
     number, max_abs, counts = operators.quantize(
