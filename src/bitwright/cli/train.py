@@ -32,13 +32,13 @@ _SETTINGS = (
     show_default=True,
     help="Recipe, or a TOML file; `bitwright recipes` lists them.",
 )
-@click.option("--model", default="mlp", show_default=True, help="Network: mlp or convnet.")
+@click.option("--model", default="mlp", show_default=True, help="Network: mlp, convnet, alexnet...")
 @click.option(
     "--width",
     type=int,
     help="Width of the network (units of the MLP, first channels of the ConvNet).",
 )
-@click.option("--data", default="digits", show_default=True, help="Data set: digits, mnist or cifar10.")
+@click.option("--data", default="digits", show_default=True, help="Data set: digits, mnist, cifar10....")
 @click.option("--epochs", type=int, help="Length of the run; the learning rate decays over it.")
 @click.option("--batch", type=int, default=100, show_default=True, help="Examples per step.")
 @click.option("--lr", type=float, help="First learning rate instead of the recipe's.")

@@ -7,6 +7,7 @@ from bitwright.data.folders import DataFolderWarning, cache_folder
 from bitwright.data.idx import read_idx
 from bitwright.data.images import read_images
 from bitwright.data.preprocessing import Preprocessing
+from bitwright.data.svhn import read_svhn
 
 __all__ = [
     "INEXACT_TEST_IMAGES",
@@ -22,4 +23,5 @@ __all__ = [
     "read_cifar10",
     "read_idx",
     "read_images",
+    "read_svhn",
 ]

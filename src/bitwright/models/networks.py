@@ -8,6 +8,8 @@ from collections.abc import Callable
 from torch import nn
 
 from bitwright.errors import InvalidValueError, unknown_name
+from bitwright.models.alexnet import alexnet
+from bitwright.models.googlenet import googlenet
 
 EPSILON = 1e-4
 """Of batch norm, as in the QNN authors' code."""
@@ -60,8 +62,10 @@ def convnet(width: int, shape: tuple[int, int, int], classes: int) -> nn.Module:
 _MODELS: dict[str, Callable[[int, tuple[int, int, int], int], nn.Module]] = {
     "mlp": mlp,
     "convnet": convnet,
+    "alexnet": alexnet,
+    "googlenet": googlenet,
 }
-DEFAULT_WIDTHS = {"mlp": 1024, "convnet": 64}
+DEFAULT_WIDTHS = {"mlp": 1024, "convnet": 64, "alexnet": 64, "googlenet": 64}
 
 
 def names() -> tuple[str, ...]:
