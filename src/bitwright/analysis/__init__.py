@@ -8,14 +8,18 @@ from bitwright.analysis.cost import (
     integer_operations,
     weight_bits,
 )
+from bitwright.analysis.kernel_repetition import Repetition, kernel_repetition, kernel_repetitions
 
 __all__ = [
+    "Repetition",
     "Timing",
     "describe_operations",
     "float_bytes",
     "float_operations",
     "float_twin",
     "integer_operations",
+    "kernel_repetition",
+    "kernel_repetitions",
     "time_network",
     "weight_bits",
 ]
