@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import bitwright as bw
 from bitwright import models
 from bitwright.analysis import Repetition, kernel_repetition, kernel_repetitions
-from bitwright.cli import cli
+from bitwright.cli import app
 from bitwright.errors import InvalidValueError
 
 
@@ -61,7 +61,7 @@ def test_networks_and_the_command_show_it(tmp_path):
     signs = np.where(model.conv2.weight.detach().numpy() < 0, -1, 1)
     assert found["conv2"] == by_pairs(signs)
     network.save(tmp_path / "m.bw")
-    done = CliRunner().invoke(cli, ["inspect", str(tmp_path / "m.bw"), "--json"])
+    done = CliRunner().invoke(app, ["inspect", str(tmp_path / "m.bw"), "--json"])
     shown = {o["name"]: o["repetition"] for o in json.loads(done.output)["operations"]}
     assert shown["fc1"] is None
     assert shown["conv2"] == {
@@ -69,6 +69,6 @@ def test_networks_and_the_command_show_it(tmp_path):
         "unique": found["conv2"].unique,
         "unique_with_inverses": found["conv2"].unique_with_inverses,
     }
-    done = CliRunner().invoke(cli, ["inspect", str(tmp_path / "m.bw")])
+    done = CliRunner().invoke(app, ["inspect", str(tmp_path / "m.bw")])
     assert "repeated binary filters" in done.output
     assert f"{found['conv2'].saving:.1f}x" in done.output
