@@ -61,6 +61,7 @@ class Pass:
         channel_axis: of statistics per channel.
         learnt: the gradients of a learnt scale, which is then handed to `estimate`.
         block_axis: along which a block format's blocks run.
+        hard_tanh: where the clipped gradient of `binary` ends.
     """
 
     form: Format
@@ -72,6 +73,7 @@ class Pass:
     channel_axis: int | None = None
     learnt: Gradients | None = None
     block_axis: int = -1
+    hard_tanh: float = 1.0
 
 
 def quantize_and_measure(
@@ -159,7 +161,7 @@ class _Levels(torch.autograd.Function):
             grad = torch.zeros_like(grad)
         elif what.estimator is Estimator.CLIPPED:
             x, scale, zero_point = ctx.saved_tensors
-            grad = operators.gate(what.form, x, grad, scale, zero_point, what.overflow)
+            grad = operators.gate(what.form, x, grad, scale, zero_point, what.overflow, what.hard_tanh)
         return grad, of_parameter, None, None, None, None, None
 
 

@@ -100,6 +100,10 @@ class Quantizer(nn.Module):
             for watching in (False, True)
         }
 
+    def relax(self, bound: float) -> None:
+        """Widen the hard tanh whose gradient a clipped binary quantiser has, from 1 to `bound`."""
+        self._passes = {when: replace(what, hard_tanh=bound) for when, what in self._passes.items()}
+
     @property
     def format(self) -> Format:
         """The format of the codes."""

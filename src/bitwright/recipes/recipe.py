@@ -103,6 +103,26 @@ class NormRule:
 
 
 @dataclass(frozen=True)
+class Relaxation:
+    """Wider bounds of the hard tanh for the last part of a run (QNN, section 6).
+
+    Args:
+        after: share of the run before it, 0 to 1.
+        bound: in place of 1.
+    """
+
+    after: float
+    bound: float
+
+    def __post_init__(self) -> None:
+        for name in ("after", "bound"):
+            if not _is_number(getattr(self, name)):
+                raise InvalidTypeError(f"{name} is a number", got=repr(getattr(self, name)))
+        if not 0 <= self.after <= 1 or not self.bound > 0:
+            raise InvalidValueError("relax begins after a share of the run, to a bound above 0", got=self)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Role -> quantiser, exceptions by layer, and the optimiser and loss that go with them."""
 
@@ -117,6 +137,7 @@ class Recipe:
     loss: str = "cross-entropy"
     initial_weights: str | None = None
     norm: NormRule = NormRule()
+    relax: Relaxation | None = None
     exact: Exact = Exact.FORWARD
     """Which of a layer's three products are exact: the forward one, or all."""
 
@@ -312,7 +333,11 @@ def _read(where: str, text: str) -> Recipe:
         n: _table(table.get(n, {}), n, where) for n in ("roles", "layers", "replace", "optimizer", "training")
     }
     training, optimizer = tables["training"], tables["optimizer"]
-    _check_keys(training, {"loss", "initial_weights"}, where)
+    _check_keys(training, {"loss", "initial_weights", "relax"}, where)
+    relax = _table(training.get("relax", {}), "relax", where)
+    _check_keys(relax, {"after", "bound"}, where)
+    if relax.keys() not in ({"after", "bound"}, set()):
+        raise InvalidValueError("relax has the keys after and bound", got=relax, where=where)
     for kind, chosen, valid in (
         ("loss", training.get("loss"), LOSSES),
         ("initial_weights", training.get("initial_weights"), ("uniform",)),
@@ -329,6 +354,7 @@ def _read(where: str, text: str) -> Recipe:
         optimizer_rule=_optimizer(OptimizerRule(), optimizer, where),
         loss=training.get("loss", "cross-entropy"),
         initial_weights=training.get("initial_weights"),
+        relax=Relaxation(**relax) if relax else None,
         norm=_norm(table.get("norm", "batch"), where),
         exact=_exact(table.get("exact", Exact.FORWARD), where),
     )

@@ -18,6 +18,7 @@ from bitwright.training.loop import (
 )
 from bitwright.training.losses import loss, squared_hinge
 from bitwright.training.machine import machine
+from bitwright.training.relax import relax_
 from bitwright.training.settings import DEFAULT_EPOCHS, Settings
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "load_run",
     "loss",
     "machine",
+    "relax_",
     "save_checkpoint",
     "squared_hinge",
     "train",

@@ -23,6 +23,7 @@ from bitwright.integer import write_atomic
 from bitwright.training.checkpoint import Sizes, load_checkpoint, save_checkpoint
 from bitwright.training.losses import loss
 from bitwright.training.machine import machine
+from bitwright.training.relax import relax_
 from bitwright.training.settings import Settings
 
 CHECKPOINT, RUN, RESULT, MODEL, PICTURE = (
@@ -99,6 +100,8 @@ def train(
             for watcher in watchers:
                 watcher.epoch_begins(epoch, steps)
             began = time.perf_counter()
+            if recipe.relax is not None and epoch >= recipe.relax.after * settings.epochs:
+                relax_(model, recipe.relax.bound)
             torch.manual_seed(settings.seed * 1_000_003 + epoch)
             mean = _epoch(settings, recipe.loss, model, optimizer, training, epoch, watchers)
             row = {
