@@ -9,8 +9,10 @@ from bitwright.analysis.cost import (
     weight_bits,
 )
 from bitwright.analysis.kernel_repetition import Repetition, kernel_repetition, kernel_repetitions
+from bitwright.analysis.step_operations import Operations, step_operations
 
 __all__ = [
+    "Operations",
     "Repetition",
     "Timing",
     "describe_operations",
@@ -20,6 +22,7 @@ __all__ = [
     "integer_operations",
     "kernel_repetition",
     "kernel_repetitions",
+    "step_operations",
     "time_network",
     "weight_bits",
 ]
