@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Block, Format, Rounding, tensor_id, twin
+from bitwright.formats import Block, Fixed, Format, Int, Rounding, tensor_id, twin
 from bitwright.quantize import ranks
 from bitwright.quantize.controllers import LearntClip, State, Static
 from bitwright.quantize.estimators import Gradients, Pass, estimate, quantize_and_measure
@@ -106,8 +106,8 @@ class Quantizer(nn.Module):
 
     @property
     def format(self) -> Format:
-        """The format of the codes."""
-        return self.spec.format
+        """The format of the codes; narrower than the spec's where its controller dropped bits."""
+        return self._passes[True, True].form
 
     @property
     def rounding(self) -> Rounding:
@@ -230,6 +230,7 @@ class Quantizer(nn.Module):
             return
         self._take(self.spec.controller.move(self.state(), self.format))
         self._forget()
+        self._narrow()
 
     # --- calibration -------------------------------------------------------------------------------------
 
@@ -260,6 +261,7 @@ class Quantizer(nn.Module):
         if held and not self._ready:
             self.initialized.fill_(True)
             self._ready = True
+            self._narrow()
 
     def statistics(self) -> list[tuple[Statistic, torch.Tensor]]:
         """What was measured since the tick: what ranks exchange."""
@@ -309,6 +311,16 @@ class Quantizer(nn.Module):
             else:
                 setattr(self, name, value.to(held.dtype))
 
+    def _narrow(self) -> None:
+        """Follow `dropped`: the one count that is read on the host, of formats that may lose bits."""
+        if not self.spec.controller.narrows:
+            return
+        form = self.spec.format
+        assert isinstance(form, Fixed | Int)
+        form = replace(form, width=form.width - int(self.get_buffer("dropped")))
+        if form != self.format:
+            self._passes = {when: replace(what, form=form) for when, what in self._passes.items()}
+
     def _forget(self) -> None:
         for statistic in self._wants:
             getattr(self, statistic.value).zero_()
@@ -341,6 +353,7 @@ class Quantizer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if self.spec.controller.moves:
             self._ready = bool(self.initialized)
+        self._narrow()
 
     def extra_repr(self) -> str:
         return str(self.spec)

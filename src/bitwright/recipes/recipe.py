@@ -305,6 +305,8 @@ def _check_role(role: str, spec: QuantizerSpec) -> None:
         raise InvalidValueError(
             f"a {spec.controller} scale needs a gradient, which only {', '.join(trained)} have"
         )
+    if spec.controller.narrows and tensor_of(role) in ("weight", "activation"):
+        raise InvalidValueError("the width of what is lowered stays", fix="shrink errors and what is stored")
     if spec.controller.present and tensor_of(role) != "error":
         raise InvalidValueError(f"a {spec.controller} scale is for errors, which pass a gradient on as it is")
     if isinstance(spec.controller, MinMax) and tensor_of(role) != "activation":

@@ -40,6 +40,8 @@ class Controller(ABC):
     """Whether it is left alone once the first batch or a calibration has set it."""
     learns: bool = False
     """Whether the scale is a Parameter: see `Learnt`."""
+    narrows: bool = False
+    """Whether it keeps, in the buffer `dropped`, how many bits the format has lost."""
     present: bool = False
     """Whether it scales each tensor by that tensor alone, through `values`."""
     counts_before_clipping: bool = False
