@@ -55,6 +55,11 @@ def test_alexnet_takes_a_training_step_and_lowers(bits):
     check("alexnet", RECIPES[bits])
 
 
+@pytest.mark.parametrize("bits", RECIPES)
+def test_googlenet_takes_a_training_step_and_lowers(bits):
+    check("googlenet", RECIPES[bits])
+
+
 def check(name, chosen):
     torch.manual_seed(0)
     width, shape = SMALL[name]

@@ -1,6 +1,8 @@
 """lowering: from a quantised module to an integer network, and the proof that both agree."""
 
-from bitwright.lowering.lower import evaluating, find_thresholds, lower, stored_weight
+from bitwright.lowering.emit import stored_weight
+from bitwright.lowering.lower import evaluating, lower
+from bitwright.lowering.thresholds import find_thresholds
 from bitwright.lowering.verify import Difference, Verification, verify
 
 __all__ = [

@@ -13,8 +13,8 @@ from torch import nn
 
 from bitwright.errors import InvalidValueError
 from bitwright.integer import Clip, Codes, Network, Operation, Reshape
-from bitwright.lowering.lower import evaluating, lower
-from bitwright.nn import Conv2d, Linear
+from bitwright.lowering.lower import evaluating, lowered
+from bitwright.nn import Accumulator, Slots
 from bitwright.quantize import Quantized
 
 
@@ -74,7 +74,8 @@ def verify(
     """Compare the model's eval forward with the network, on the CPU, element by element.
 
     Compared are the stored weights, multipliers, offsets, shifts and thresholds; the input codes; every
-    activation slot as its layer sees it; the last accumulators; and the float output, bit for bit.
+    slot as its consumer sees it (of layers, adds, concats and pools); the last accumulators; and the output,
+    bit for bit.
 
     Args:
         model: the quantised model that the network came from.
@@ -93,30 +94,27 @@ def verify(
     label = network.engine(isa).isa if chosen == "engine" else chosen
     result = Verification(label)
     example = torch.zeros((1, *network.input.shape))
-    _compare_stored(result, network, lower(model, example))
-    layers = {o.name: o for o in network.operations if o.kind in ("linear", "conv")}
+    expected = lowered(model, example)
+    _compare_stored(result, network, expected.network)
     with evaluating(model), torch.no_grad(), _captured(model) as seen:
         for batch in batches:
             seen.clear()
             output = model(batch.to(torch.float32)).numpy()
             tensors = network.trace(batch.numpy(), backend=chosen, isa=isa, threads=threads)
             start = result.examples
-            for name, operation in layers.items():
-                _compare(
-                    result,
-                    f"{name} input",
-                    _made(network, tensors, operation.input),
-                    seen[f"{name}.activation"],
-                    start,
-                )
+            for (layer, operand), name in expected.slots.items():
+                made = _made(network, tensors, name)
+                _compare(result, _shown(layer, operand), made, seen[layer, operand], start)
+            if expected.accumulator is not None:
+                layer, name = expected.accumulator
+                made = _made(network, tensors, name)
+                _compare(result, f"{layer} accumulator", made, seen[layer, "accumulator"], start)
             last = network.operations[-1]
-            accumulators = _made(network, tensors, last.input)
-            _compare(result, f"{last.input} accumulator", accumulators, seen[f"{last.input}.acc"], start)
             _compare(
                 result,
                 "output",
-                tensors[last.name].view(np.int32),
-                np.ascontiguousarray(output).view(np.int32),
+                _bits(tensors[last.name]),
+                _bits(output),
                 start,
                 shown=(tensors[last.name], output),
             )
@@ -129,34 +127,44 @@ def verify(
 
 
 @contextmanager
-def _captured(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
-    """What passes each layer's activation slot and accumulator during a forward pass."""
-    seen: dict[str, np.ndarray] = {}
-    handles = []
+def _captured(model: nn.Module) -> Iterator[dict[tuple[str, str], np.ndarray]]:
+    """(layer, operand) -> what passes each slot during a forward pass; "accumulator" is its raw numbers."""
+    seen: dict[tuple[str, str], np.ndarray] = {}
 
-    def keep_levels(key: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, result: Quantized) -> None:
-            seen[key] = result.levels.numpy()
+    def keep_levels(slots: nn.Module, args: Any, result: Quantized) -> None:
+        assert isinstance(slots, Slots)
+        seen[slots.layer, args[0]] = result.levels.numpy()
 
-        return hook
-
-    def keep_acc(key: str) -> Callable[..., None]:
+    def keep_raw(layer: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, result: torch.Tensor) -> None:
-            seen[key] = result.numpy()
+            seen[layer, "accumulator"] = result.numpy()
 
         return hook
 
-    for name, module in model.named_modules():
-        if isinstance(module, Linear | Conv2d):
-            slot = module.slots.of("forward.activation")
-            if slot is not None:
-                handles.append(slot.register_forward_hook(keep_levels(f"{name}.activation")))
-            handles.append(module.accumulator.register_forward_hook(keep_acc(f"{name}.acc")))
+    handles = []
+    for module in model.modules():
+        slots, accumulator = (module._modules.get(name) for name in ("slots", "accumulator"))
+        if isinstance(slots, Slots):
+            handles.append(slots.register_forward_hook(keep_levels))
+            if isinstance(accumulator, Accumulator):
+                handles.append(accumulator.register_forward_hook(keep_raw(slots.layer)))
     try:
         yield seen
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _shown(layer: str, operand: str) -> str:
+    """A slot in words: "conv1 input", "add input 1"."""
+    place = operand.removesuffix(".activation")
+    return f"{layer} input" if place == "forward" else f"{layer} input {place}"
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    """Floats as their bits; integers as they are."""
+    array = np.ascontiguousarray(array)
+    return array.view(np.int32) if array.dtype == np.float32 else array
 
 
 def _made(network: Network, tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
@@ -171,8 +179,8 @@ def _made(network: Network, tensors: dict[str, np.ndarray], name: str) -> np.nda
 
 def _compare_stored(result: Verification, network: Network, expected: Network) -> None:
     """Weights, multipliers, offsets, shifts, thresholds, and the operations themselves."""
-    ours = [(o.kind, o.name, o.input) for o in network.operations]
-    theirs = [(o.kind, o.name, o.input) for o in expected.operations]
+    ours = [(o.kind, o.name, o.inputs) for o in network.operations]
+    theirs = [(o.kind, o.name, o.inputs) for o in expected.operations]
     if ours != theirs:
         raise InvalidValueError(
             "model and network have the same operations",

@@ -1,15 +1,18 @@
-"""Eval is integers, by definition: from an accumulator to the next code.
+"""Eval is integers, by definition: from raw numbers to the next code.
 
-    y = (acc * M + B) * 2^-s        M, B: integers per channel; s: one shift per layer
+    y[c] = (sum over i of x_i M[i, c] + B[c]) * 2^-s        M, B: integers; s: one shift
 
-Bias, batch norm and scales are folded once, in float64, into (M, B, s). The emulator evaluates y in
-float64, where every intermediate is an integer below 2^53 (so no fused multiply-add can change it), and
-rounds it to the code of the quantiser that consumes it; the integer network does the same in int64.
-Rounding happens here, before ReLU, clip, pooling and flattening, which all commute with it.
+Raw numbers are a layer's accumulator, the levels that an add takes, an average pool's sum of levels, or
+codes themselves. Their map to values (scales, bias, batch norm, the next quantiser's step) is folded once,
+in float64, into (M, B, s). The emulator evaluates y in float64, where every intermediate is an integer below
+2^53 (so no fused multiply-add can change it), and rounds it to the code of the quantiser that consumes it;
+the integer network does the same in int64. Rounding happens here, before ReLU, clip, pooling and flattening,
+which all commute with it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,57 +23,69 @@ from bitwright.errors import InvalidValueError
 from bitwright.formats import Rounding, twin
 from bitwright.kernels.registration import register
 from bitwright.nn.arithmetic import accumulator_bound
-from bitwright.quantize import Quantizer
+from bitwright.quantize import Quantized, Quantizer
 
 if TYPE_CHECKING:
-    from bitwright.nn.layers import Conv2d, Linear
+    from bitwright.nn.layers import ComputeLayer
     from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
 
 MULTIPLIER_BITS = 31
 SUM_BITS = 52
+OUTPUT_SUM_BITS = 31
+"""Of sums of several numbers that leave the network: its add makes them as 32-bit integers."""
 MAX_SHIFT = 62
 
 
 @dataclass(frozen=True)
 class Affine:
-    """y = (acc * multiplier + offset) * 2^-shift, per output channel.
+    """y = (sum over i of x_i * multiplier[i] + offset) * 2^-shift, per channel.
 
-    |acc * multiplier + offset| < 2^53 for every accumulator within its bound.
+    |sum| < 2^53 for all raw numbers within their bounds.
     """
 
-    multiplier: torch.Tensor  # int64 [C]
+    multiplier: torch.Tensor  # int64 [C], or [n, C] for n raw numbers
     offset: torch.Tensor  # int64 [C]
     shift: int
 
 
-def fold_constants(slope: torch.Tensor, intercept: torch.Tensor, bound: int, where: str) -> Affine:
-    """y = acc * slope + intercept in integers, with the largest shift that leaves every sum exact.
+def fold_constants(
+    slope: torch.Tensor,
+    intercept: torch.Tensor,
+    bounds: int | Sequence[int],
+    where: str,
+    sum_bits: int = SUM_BITS,
+) -> Affine:
+    """y = sum over i of x_i * slope[i] + intercept in integers, with the largest shift that keeps sums exact.
 
     Args:
-        slope: float64 [C].
+        slope: float64 [C], or [n, C] for n raw numbers.
         intercept: float64 [C].
-        bound: of |acc|.
+        bounds: of |x|, or of each |x_i|.
         where: the layer, for messages.
+        sum_bits: every sum stays below 2^sum_bits.
     """
     for name, values in (("slope", slope), ("offset", intercept)):
         if not bool(values.isfinite().all()):
-            channel = int((~values.isfinite()).nonzero()[0])
+            channel = int((~values.isfinite()).nonzero()[0, -1])
             raise InvalidValueError(
                 f"the folded {name} is finite",
-                got=values[channel].item(),
+                got=values.flatten()[~values.isfinite().flatten()][0].item(),
                 where=f"channel {channel} of {where}",
                 fix="look for NaN or infinity in the weights, bias and norm statistics",
             )
-    largest = float(slope.abs().max()) if slope.numel() else 0.0
-    total = largest * bound + (float(intercept.abs().max()) if slope.numel() else 0.0)
+    rows = slope.reshape(-1, slope.shape[-1])
+    each = [float(row.abs().max()) if row.numel() else 0.0 for row in rows]
+    largest, limits = max(each), [bounds] if isinstance(bounds, int) else bounds
+    total = sum(a * bound for a, bound in zip(each, limits, strict=True))
+    total += float(intercept.abs().max()) if intercept.numel() else 0.0
     # x < 2^e for (m, e) = frexp(x)
     _, slope_exponent = _frexp(largest)
     _, total_exponent = _frexp(total)
     # rounding M and B can at most double a sum; a slope beyond 2^31 needs no fraction
-    shift = min(max(MULTIPLIER_BITS - slope_exponent, 0), SUM_BITS - 1 - total_exponent, MAX_SHIFT)
+    shift = min(max(MULTIPLIER_BITS - slope_exponent, 0), sum_bits - 1 - total_exponent, MAX_SHIFT)
     if shift < 0:
         raise InvalidValueError(
-            f"a folded affine map stays below 2^{SUM_BITS - 1}",
+            f"a folded affine map stays below 2^{sum_bits - 1}",
             got=f"values up to {total:.3g}",
             where=where,
             fix="a channel's variance is nearly zero, or a scale is far from its tensor",
@@ -88,74 +103,63 @@ def _frexp(value: float) -> tuple[float, int]:
     return float(mantissa), int(exponent)
 
 
-class Fold:
-    """What lies between one layer's accumulator and the quantiser that consumes it.
+@dataclass(frozen=True)
+class Line:
+    """value[c] = sum over i of x_i slope[i, c] + intercept[c], and how large the raw numbers x_i can be.
 
     Args:
-        layer: the compute layer.
-        norm: the batch norm behind it, if any (a max-pool may lie between).
-        consumer: the activation quantiser at the end; None where the network's output is reached.
+        slope: float64 [n, C], or [n, 1] where all channels are alike.
+        intercept: float64 [C] or [1].
+        largest: the bound of each |x_i|; of an accumulator, the largest |level| of activation and weight.
+        weight: an accumulator's weight levels, whose norm bounds it; else None.
     """
 
-    def __init__(
-        self,
-        layer: Linear | Conv2d,
-        norm: BatchNorm1d | BatchNorm2d | None,
-        consumer: Quantizer | None,
-    ) -> None:
+    slope: torch.Tensor
+    intercept: torch.Tensor
+    largest: tuple[int, ...]
+    weight: torch.Tensor | None = None
+
+    def bounds(self) -> list[int]:
+        """Of each |x_i|."""
+        if self.weight is None:
+            return list(self.largest)
+        return [accumulator_bound(self.weight, *self.largest)]
+
+
+class Accumulators:
+    """Raw numbers of a compute layer: value = acc scale_a scale_w + bias."""
+
+    def __init__(self, layer: ComputeLayer) -> None:
         self.layer = layer
-        self.norm = norm
-        self.consumer = consumer
-
-    def active(self, dim: int) -> bool:
-        """Whether the modules evaluate integers now, for a tensor of `dim` axes.
-
-        All of them are in eval mode, both operands and the consumer have integer formats, no scale is being
-        calibrated, and the norm's channels are the layer's: behind a linear layer over [N, L, C] a norm would
-        take L.
-        """
-        operands = [self.layer.slots.of(o) for o in ("forward.activation", "forward.weight")]
-        if self.problem is not None or self.layer.training or (self.norm is not None and self.norm.training):
-            return False
-        if self.norm is not None and dim > 2 and isinstance(self.layer, nn.Linear):
-            return False
-        return not any(q is not None and q.calibrating for q in (*operands, self.consumer))
 
     @property
-    def problem(self) -> str | None:
-        """Why this chain is not one of integers; None where it is."""
-        slots = self.layer.slots
-        for operand in ("forward.activation", "forward.weight"):
-            quantizer = slots.of(operand)
-            if quantizer is None:
-                return f"its {operand} has no format"
-            if not quantizer.format.integral:
-                return f"its {operand} is {quantizer.format}, whose numbers are no integers"
-        if self.consumer is not None and not self.consumer.format.integral:
-            return f"what follows it is {self.consumer.format}, whose numbers are no integers"
-        return None
+    def name(self) -> str:
+        """The layer's."""
+        return self.layer.slots.layer
 
-    def bound(self, weight_levels: torch.Tensor) -> int:
-        """An upper bound of |accumulator|."""
-        activation, weight = self._operands()
-        return accumulator_bound(weight_levels, _max_level(activation), _max_level(weight))
+    @property
+    def training(self) -> bool:
+        """Whether they are floats now."""
+        return self.layer.training
 
-    @torch.no_grad()
-    def affine(self, weight_levels: torch.Tensor) -> Affine:
-        """(M, B, s) from the present weights, statistics and scales. On the CPU, in float64."""
-        slope, intercept = self._line(weight_levels.shape[0])
-        return fold_constants(slope, intercept, self.bound(weight_levels), self.layer.slots.layer)
+    @property
+    def operands(self) -> Mapping[str, Quantizer | None]:
+        """Of the forward product, by role."""
+        return {role: self.layer.slots.of(role) for role in ("forward.activation", "forward.weight")}
+
+    def numbers(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What reached the norm is the accumulator."""
+        return (x,)
 
     def unit(self) -> torch.Tensor:
         """What one accumulator is worth: float64, one number or one a channel."""
         unit = torch.ones(1, dtype=torch.float64)
-        for operand in ("forward.activation", "forward.weight"):
-            quantizer = self.layer.slots.of(operand)
+        for role, quantizer in self.operands.items():
             if quantizer is None or not quantizer.format.integral:
                 raise InvalidValueError(
                     "the layer's accumulators are integers",
-                    got=f"{operand} {'in float' if quantizer is None else quantizer.format}",
-                    where=self.layer.slots.layer,
+                    got=f"{role} {'in float' if quantizer is None else quantizer.format}",
+                    where=self.name,
                     fix='give it an integer format, or use norm = "shift" or "batch"',
                 )
             scale = quantizer.current_scale()
@@ -163,85 +167,229 @@ class Fold:
                 unit = unit.to(scale.device) * scale.detach().double().flatten()
         return unit
 
-    def _line(self, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Slope and intercept of the map from accumulators to the consumer's levels: float64 [C]."""
-        layer, norm = self.layer, self.norm
+    def line(self, weight_levels: torch.Tensor | None = None) -> Line:
+        """From the present weights and scales; `weight_levels` saves quantising the weight again."""
+        activation, weight = self.operands.values()
+        assert activation is not None
+        assert weight is not None
+        with torch.no_grad():
+            levels = weight(self.layer.weight).levels if weight_levels is None else weight_levels.detach()
+        channels = levels.shape[0]
         slope = torch.ones(channels, dtype=torch.float64)
-        for operand in ("forward.activation", "forward.weight"):
-            quantizer = layer.slots.of(operand)
-            scale = quantizer.current_scale() if quantizer else None
+        for quantizer in (activation, weight):
+            scale = quantizer.current_scale()
             if scale is not None:
                 slope = slope * scale.detach().cpu().double().flatten()
         intercept = torch.zeros(channels, dtype=torch.float64)
-        if layer.bias is not None:
-            intercept = layer.bias.detach().cpu().double()
-        if norm is not None:
-            mean, gain, beta = norm.statistics()
-            slope, intercept = slope * gain, (intercept - mean) * gain + beta
-        if self.consumer is not None:
-            scale = self.consumer.current_scale()
-            if scale is not None:
-                step = scale.detach().cpu().double()
-                slope, intercept = slope / step, intercept / step
-        return slope, intercept
+        if self.layer.bias is not None:
+            intercept = self.layer.bias.detach().cpu().double()
+        return Line(slope[None], intercept, (activation.level_max, weight.level_max), levels)
+
+
+class Levels:
+    """Raw numbers that are levels of quantisers, or exact sums of them: of adds, pools, and codes alone.
+
+    Args:
+        name: of the module that makes them, or of what reads them.
+        quantizers: of each number.
+    """
+
+    def __init__(self, name: str, quantizers: Sequence[Quantizer | None]) -> None:
+        self.name = name
+        self.quantizers = tuple(quantizers)
+
+    @property
+    def training(self) -> bool:
+        """Whether they are floats now."""
+        return any(q.training for q in self.quantizers if q is not None)
+
+    @property
+    def operands(self) -> Mapping[str, Quantizer | None]:
+        """By place."""
+        return {f"activation {index}": quantizer for index, quantizer in enumerate(self.quantizers)}
+
+    def numbers(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The levels of values that lie on the one quantiser's grid, or are bounds of a clip beside it."""
+        (quantizer,) = self.quantizers
+        assert quantizer is not None
+        with torch.no_grad():
+            return (quantizer(x.detach(), measured=False).levels,)
+
+    def line(self, terms: int = 1, divisor: float = 1.0) -> Line:
+        """value = (sum of `terms` levels) scale / divisor."""
+        found = [quantizer for quantizer in self.quantizers if quantizer is not None]
+        steps = [_step(quantizer) / divisor for quantizer in found]
+        largest = tuple(quantizer.level_max * terms for quantizer in found)
+        return Line(torch.stack(steps).view(-1, 1), torch.zeros(1, dtype=torch.float64), largest)
+
+
+class Fold:
+    """What lies between raw numbers and the quantiser that consumes them.
+
+    Args:
+        source: what makes the raw numbers.
+        norm: the batch norm behind it, if any.
+        consumer: the activation quantiser at the end; None where the network's output is reached.
+        by_norm: the norm evaluates the integers, since max-pools may lie in front of it, or since there is
+            nothing but codes in front of it. Otherwise the source does, and the norm hands on what it gets.
+    """
+
+    def __init__(
+        self,
+        source: Accumulators | Levels,
+        norm: BatchNorm1d | BatchNorm2d | None,
+        consumer: Quantizer | None,
+        by_norm: bool = True,
+    ) -> None:
+        self.source = source
+        self.norm = norm
+        self.consumer = consumer
+        self.by_norm = by_norm and norm is not None
+
+    def active(self, dim: int) -> bool:
+        """Whether the modules evaluate integers now, for a tensor of `dim` axes.
+
+        All of them are in eval mode, operands and consumer have integer formats, no scale is being
+        calibrated, and the norm's channels are the source's: behind a linear layer over [N, L, C] a norm
+        would take L.
+        """
+        source, norm = self.source, self.norm
+        if self.problem is not None or source.training or (norm is not None and norm.training):
+            return False
+        linear = isinstance(source, Accumulators) and isinstance(source.layer, nn.Linear)
+        if norm is not None and dim > 2 and linear:
+            return False
+        return not any(q is not None and q.calibrating for q in (*source.operands.values(), self.consumer))
+
+    @property
+    def problem(self) -> str | None:
+        """Why these are not integers; None where they are."""
+        for role, quantizer in self.source.operands.items():
+            if quantizer is None:
+                return f"its {role} has no format"
+            if not quantizer.format.integral:
+                return f"its {role} is {quantizer.format}, whose numbers are no integers"
+        if self.consumer is not None and not self.consumer.format.integral:
+            return f"what follows it is {self.consumer.format}, whose numbers are no integers"
+        return None
+
+    def affine(self, line: Line) -> Affine:
+        """(M, B, s) of raw numbers on `line`, on the CPU."""
+        line = self._to_consumer(line)
+        return fold_constants(
+            line.slope, line.intercept, line.bounds(), self.source.name, self._sum_bits(line)
+        )
 
     @torch.no_grad()
-    def apply(self, acc: torch.Tensor, weight_levels: torch.Tensor) -> torch.Tensor:
-        """Accumulators -> values on the consumer's grid, or the float32 output.
+    def apply(self, numbers: Sequence[torch.Tensor], line: Line, trailing: int) -> torch.Tensor:
+        """Raw numbers on `line` -> values on the consumer's grid, or the float32 output.
 
-        Values with a scale are float64, in which the product with it is exact: the consumer's division then
-        gives the same levels back under every rounding. Integers carry no gradient: eval mode is for
-        answers, train mode for learning.
+        Args:
+            numbers: integer-valued, of one shape.
+            line: see there.
+            trailing: how many axes lie behind the channels.
         """
-        slope, intercept = self._line(weight_levels.shape[0])
-        largest = [_max_level(q) for q in self._operands()]
-        y: torch.Tensor = torch.ops.bitwright.fold.default(
-            acc, slope, intercept, weight_levels, largest, self.layer.slots.layer
-        )
-        if self.consumer is None:
-            return y.float()
-        # a tensor: torch.compile cannot follow the check of a number
-        unit = torch.ones((), device=y.device)
-        spec, zero_point = self.consumer.spec, self.consumer.current_zero_point()
-        rounding = eval_rounding(self.consumer)
-        levels = twin.numbers(spec.format, y, unit, rounding, spec.overflow, zero_point=zero_point)
-        scale = self.consumer.current_scale()
-        return levels if scale is None else levels.double() * scale.to(acc.device, torch.float64)
+        line = self._to_consumer(line)
+        y = _evaluate(numbers, line, trailing, self.source.name, self._sum_bits(line))
+        return y.float() if self.consumer is None else grid_values(round_to(self.consumer, y), self.consumer)
 
-    def _operands(self) -> tuple[Quantizer, Quantizer]:
-        activation = self.layer.slots.of("forward.activation")
-        weight = self.layer.slots.of("forward.weight")
-        assert activation is not None
-        assert weight is not None
-        return activation, weight
+    def _to_consumer(self, line: Line) -> Line:
+        """The line through the norm, in steps of the consumer: it ends in levels."""
+        slope, intercept = line.slope, line.intercept
+        if self.norm is not None:
+            mean, gain, beta = self.norm.statistics()
+            slope, intercept = slope * gain, (intercept - mean) * gain + beta
+        if self.consumer is not None and self.consumer.current_scale() is not None:
+            step = _step(self.consumer)
+            slope, intercept = slope / step, intercept / step
+        return Line(slope, intercept, line.largest, line.weight)
+
+    def _sum_bits(self, line: Line) -> int:
+        return OUTPUT_SUM_BITS if self.consumer is None and len(line.slope) > 1 else SUM_BITS
 
 
-def _fold(
-    acc: torch.Tensor,
-    slope: torch.Tensor,
-    intercept: torch.Tensor,
-    weight: torch.Tensor,
-    largest: list[int],
-    where: str,
+def requantizing(primary: Quantizer, target: Quantizer, where: str) -> Fold:
+    """From the codes of one quantiser to those of another."""
+    return Fold(Levels(where, [primary]), None, target)
+
+
+def requantize(primary: Quantizer, target: Quantizer, x: torch.Tensor, where: str) -> Quantized:
+    """Values on the grid of `primary` -> levels of `target`, in integers."""
+    source = Levels(where, [primary])
+    line = Fold(source, None, target)._to_consumer(source.line())
+    with torch.no_grad():
+        y = _evaluate(source.numbers(x), line, 0, where, SUM_BITS)
+        levels = round_to(target, y)
+    levels = levels if target.format.wide else levels.float()
+    return Quantized(levels, target.current_scale(), target.current_zero_point())
+
+
+def round_to(quantizer: Quantizer, y: torch.Tensor) -> torch.Tensor:
+    """Levels of y, which is in steps of the quantiser: float64, rounded as in eval mode."""
+    # a tensor: torch.compile cannot follow the check of a number
+    unit = torch.ones((), device=y.device)
+    spec, zero_point = quantizer.spec, quantizer.current_zero_point()
+    return twin.numbers(spec.format, y, unit, eval_rounding(quantizer), spec.overflow, zero_point=zero_point)
+
+
+def grid_values(levels: torch.Tensor, quantizer: Quantizer) -> torch.Tensor:
+    """Levels -> values of which the quantiser makes the same levels again, whatever its rounding.
+
+    Values with a scale are float64, in which the product with it is exact. Integers carry no gradient: eval
+    mode is for answers, train mode for learning.
+    """
+    scale = quantizer.current_scale()
+    return levels if scale is None else levels.double() * scale.to(levels.device, torch.float64)
+
+
+def _step(quantizer: Quantizer) -> torch.Tensor:
+    scale = quantizer.current_scale()
+    one = torch.ones((), dtype=torch.float64)
+    return one if scale is None else scale.detach().cpu().double().reshape(())
+
+
+def _evaluate(
+    numbers: Sequence[torch.Tensor], line: Line, trailing: int, where: str, sum_bits: int
 ) -> torch.Tensor:
-    """(acc M + B) 2^-s in float64, with the constants of `fold_constants`; channels as in the layer."""
-    affine = fold_constants(slope, intercept, accumulator_bound(weight, largest[0], largest[1]), where)
-    shape = (-1, 1, 1) if weight.dim() == 4 else (-1,)
-    multiplier, offset = (
-        t.to(acc.device, torch.float64).view(shape) for t in (affine.multiplier, affine.offset)
+    y: torch.Tensor = torch.ops.bitwright.fold.default(
+        list(numbers), line.slope, line.intercept, line.weight, list(line.largest), trailing, sum_bits, where
     )
-    # an integer times a power of two is exact; adding 0 turns -0 into the integers' only zero
-    y: torch.Tensor = (acc.double() * multiplier + offset) * 2.0**-affine.shift + 0.0
     return y
 
 
-def _fake_fold(acc: torch.Tensor, *_: object) -> torch.Tensor:
-    return torch.empty_like(acc, dtype=torch.float64)
+def _fold(
+    numbers: list[torch.Tensor],
+    slope: torch.Tensor,
+    intercept: torch.Tensor,
+    weight: torch.Tensor | None,
+    largest: list[int],
+    trailing: int,
+    sum_bits: int,
+    where: str,
+) -> torch.Tensor:
+    """(sum over i of x_i M[i] + B) 2^-s in float64, with the constants of `fold_constants`."""
+    bounds = Line(slope, intercept, tuple(largest), weight).bounds()
+    affine = fold_constants(slope, intercept, bounds, where, sum_bits)
+    shape = (-1, *[1] * trailing)
+
+    def per_channel(constants: torch.Tensor) -> torch.Tensor:
+        return constants.to(numbers[0].device, torch.float64).view(shape)
+
+    y = per_channel(affine.offset)
+    for x, multiplier in zip(numbers, affine.multiplier, strict=True):
+        y = x.double() * per_channel(multiplier) + y
+    # an integer times a power of two is exact; adding 0 turns -0 into the integers' only zero
+    return y * 2.0**-affine.shift + 0.0
+
+
+def _fake_fold(numbers: list[torch.Tensor], *_: object) -> torch.Tensor:
+    return torch.empty_like(numbers[0], dtype=torch.float64)
 
 
 # (M, B, s) depend on data in ways that a graph cannot hold, so their use is one operator
 register(
-    "fold(Tensor acc, Tensor slope, Tensor intercept, Tensor weight, int[] largest, str where) -> Tensor",
+    "fold(Tensor[] numbers, Tensor slope, Tensor intercept, Tensor? weight, SymInt[] largest, int trailing, "
+    "int sum_bits, str where) -> Tensor",
     _fold,
     _fake_fold,
 )
@@ -251,10 +399,6 @@ def eval_rounding(quantizer: Quantizer) -> Rounding:
     """The rounding in eval mode, where nothing is stochastic."""
     rounding = quantizer.spec.rounding
     return Rounding.NEAREST_EVEN if rounding is Rounding.STOCHASTIC else rounding
-
-
-def _max_level(quantizer: Quantizer) -> int:
-    return quantizer.level_max
 
 
 class Accumulator(nn.Module):

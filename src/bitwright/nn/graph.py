@@ -1,22 +1,38 @@
-"""The graph of a model, read by torch.fx, and the folds found in it."""
+"""The graph of a model, read by torch.fx: what makes numbers, what reads them, and the folds between.
+
+A *source* makes numbers: a compute layer, an add, an average pool, a concat, a norm, the model's input. What
+lies behind it moves numbers or commutes with rounding (`TRANSPARENT`), up to its readers: slots, norms, the
+output. A norm that alone reads a layer, add or pool is folded into that source; any other norm takes codes.
+
+All slots with one spec that read one source share one quantiser. Of the quantisers that remain, the source
+rounds to its *primary*, the one with the most bits (signed before unsigned, then the first to run); every
+other slot makes its codes of the primary's.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
 from bitwright.errors import InvalidValueError
-from bitwright.nn.fold import Fold
-from bitwright.nn.layers import Conv2d, Linear
+from bitwright.formats import Block
+from bitwright.nn.fold import Accumulators, Fold, Levels
+from bitwright.nn.joins import Add, Concat, Join, Pool, Shortcut
+from bitwright.nn.layers import ComputeLayer
 from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
+from bitwright.nn.slots import Slots
+from bitwright.quantize import MinMax, Quantizer, QuantizerSpec
 
-POSITIONAL = (nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity)
-"""Modules that in eval only move elements, or do nothing."""
-MONOTONE = (nn.ReLU, nn.Hardtanh, nn.MaxPool2d)
+POSITIONAL = (nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity, Shortcut)
+"""Modules that in eval only move elements, add zeros, or do nothing."""
+MONOTONE = (nn.ReLU, nn.Hardtanh, nn.MaxPool1d, nn.MaxPool2d)
 """Modules that commute with rounding to a grid."""
+TRANSPARENT = (*POSITIONAL, *MONOTONE)
+Norm = BatchNorm1d | BatchNorm2d
 
 
 class UntraceableError(InvalidValueError):
@@ -25,12 +41,18 @@ class UntraceableError(InvalidValueError):
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m).__module__.startswith(("torch.nn.", "bitwright."))
+        return is_leaf(m)
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module is one operation to us: torch's own, and ours."""
+    ours = type(module).__module__.startswith(("torch.nn.", "bitwright.nn."))
+    return ours and not isinstance(module, nn.Sequential)
 
 
 def trace(model: nn.Module) -> fx.Graph:
     """The graph of one forward pass; our modules and torch's are its leaves."""
-    if _Tracer().is_leaf_module(model, "") and not list(model.children()):
+    if is_leaf(model):
         raise UntraceableError(
             "a single layer has no graph", got=type(model).__name__, fix="wrap it in nn.Sequential"
         )
@@ -45,18 +67,7 @@ def trace(model: nn.Module) -> fx.Graph:
         ) from error
 
 
-def is_flatten(node: fx.Node) -> bool:
-    """Whether the node is flatten(x, 1), as a function or a method."""
-    function = node.op == "call_function" and node.target is torch.flatten
-    method = node.op == "call_method" and node.target == "flatten"
-    if not (function or method):
-        return False
-    start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
-    end = node.args[2] if len(node.args) > 2 else node.kwargs.get("end_dim", -1)
-    return (start, end) == (1, -1)
-
-
-def describe(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+def describe(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     """A node in words: "relu1 (ReLU)" or "function add"."""
     if node.op == "call_module":
         return f"{node.target} ({type(modules[str(node.target)]).__name__})"
@@ -64,85 +75,296 @@ def describe(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     return f"{node.op.removeprefix('call_')} {name}"
 
 
-@dataclass(frozen=True)
-class Link:
-    """One compute layer's way to its consumer, or why it has none."""
+def is_argmax(node: fx.Node) -> bool:
+    """Whether the node is the model's output, x.argmax(1)."""
+    if node.target not in (torch.argmax, "argmax") or [user.op for user in node.users] != ["output"]:
+        return False
+    given = [*node.args[1:], *node.kwargs.values()]
+    return given == [1]
 
-    layer: str
-    path: tuple[fx.Node, ...] = ()
-    """The nodes between the layer and its consumer, norm included."""
-    consumer: fx.Node | None = None
+
+@dataclass(frozen=True)
+class Reader:
+    """What reads a source: an operand of a module, a norm, the model's output, or something unknown."""
+
+    node: fx.Node
+    path: tuple[fx.Node, ...]
+    """The transparent nodes between the source and it."""
+    operand: str | None = None
+    """Of a module with slots."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A node that makes numbers, and what becomes of them.
+
+    Args:
+        node: a module's call, or the model's input.
+        readers: in execution order.
+        norm: the norm that is folded into it, and reads it alone.
+        primary: the quantiser on whose grid its numbers are in eval; None where they leave the model, go
+            through the norm, or cannot be integers.
+        problem: why they cannot.
+    """
+
+    node: fx.Node
+    readers: tuple[Reader, ...]
+    norm: fx.Node | None = None
+    primary: Quantizer | None = None
     problem: str | None = None
 
 
-def links(model: nn.Module, graph: fx.Graph) -> list[Link]:
-    """For each compute layer in execution order: what lies between it and what consumes its codes."""
-    modules = dict(model.named_modules())
-    # one module may be reached by several names, and be called several times
-    called = [modules[str(node.target)] for node in graph.nodes if node.op == "call_module"]
-    repeated = {module for module, count in Counter(called).items() if count > 1}
-    return [
-        _follow(node, modules, repeated)
-        for node in graph.nodes
-        if node.op == "call_module" and isinstance(modules[str(node.target)], Linear | Conv2d)
-    ]
+class ModelGraph:
+    """A traced model and its sources.
+
+    Args:
+        model: with our modules in it.
+
+    Raises:
+        UntraceableError: torch.fx cannot follow it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.graph = trace(model)
+        self.modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+        called = [m for node in self.graph.nodes if (m := self.module(node)) is not None]
+        # one module may be reached by several names, and be called several times
+        self._repeated = {module for module, count in Counter(called).items() if count > 1}
+        self.readers: dict[fx.Node, list[Reader]] = {}
+        for node in self.graph.nodes:
+            if not self.is_transparent(node):
+                for operand, tensor in self.operands(node):
+                    root, path = self._root(tensor)
+                    self.readers.setdefault(root, []).append(Reader(node, path, operand))
+        self.sources: dict[fx.Node, Source] = {}
+        for node in self.graph.nodes:
+            if node.op == "placeholder" or isinstance(self.module(node), ComputeLayer | Join | Norm):
+                self.sources[node] = self._source(node)
+
+    def module(self, node: fx.Node) -> nn.Module | None:
+        """The module that a node calls."""
+        return self.modules[str(node.target)] if node.op == "call_module" else None
+
+    def is_transparent(self, node: fx.Node) -> bool:
+        """Whether the numbers pass this node with at most their places and their ends changed."""
+        return isinstance(self.module(node), TRANSPARENT)
+
+    def quantizer(self, reader: Reader) -> Quantizer | None:
+        """Of the slot that reads; None for other readers, and where it stays float."""
+        module = self.module(reader.node)
+        if reader.operand is None or not isinstance(module, ComputeLayer | Join):
+            return None
+        return module.slots.of(reader.operand)
+
+    def describe(self, node: fx.Node) -> str:
+        """The node in words."""
+        return describe(node, self.modules)
+
+    # --- reading ----------------------------------------------------------------------------------------
+
+    def operands(self, node: fx.Node) -> Iterator[tuple[str | None, fx.Node]]:
+        """(operand, tensor) for each tensor that a node takes; operand None where it has no slots."""
+        module = self.module(node)
+        for index, tensor in enumerate(_tensors(node)):
+            if isinstance(module, ComputeLayer):
+                yield "forward.activation", tensor
+            elif isinstance(module, Join):
+                yield f"{index}.activation", tensor
+            else:
+                yield None, tensor
+
+    def _root(self, node: fx.Node) -> tuple[fx.Node, tuple[fx.Node, ...]]:
+        path: list[fx.Node] = []
+        while self.is_transparent(node):
+            path.append(node)
+            (node,) = node.all_input_nodes
+        return node, tuple(reversed(path))
+
+    def _source(self, node: fx.Node) -> Source:
+        module, readers = self.module(node), tuple(self.readers.get(node, ()))
+        if isinstance(module, Norm) and (problem := self._norm_problem(node)):
+            return Source(node, readers, problem=problem)
+        problem = self._reader_problem(node, readers)
+        if problem is not None:
+            return Source(node, readers, problem=problem)
+        if isinstance(module, Concat):
+            return Source(node, readers, primary=module.slots.of("activation"))
+        norms = [reader.node for reader in readers if isinstance(self.module(reader.node), Norm)]
+        if self._folds_norm(node, readers):
+            return Source(node, readers, norm=norms[0])
+        found = [quantizer for reader in readers if (quantizer := self.quantizer(reader)) is not None]
+        if norms and not found:
+            return Source(node, readers, problem=f"{self.describe(norms[0])} is not directly behind it")
+        # max takes the first of equals
+        return Source(node, readers, primary=max(found, key=_breadth) if found else None)
+
+    def _folds_norm(self, node: fx.Node, readers: tuple[Reader, ...]) -> bool:
+        """Whether one norm reads the node alone, with channels and order of the values as the node left them.
+
+        A max-pool may lie between a layer and its norm, which then evaluates the integers.
+        """
+        if len(readers) != 1 or not isinstance(self.module(readers[0].node), Norm):
+            return False
+        kept: tuple[type[nn.Module], ...] = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity)
+        module = self.module(node)
+        if isinstance(module, ComputeLayer):
+            kept = (*kept, nn.MaxPool1d, nn.MaxPool2d)
+        elif not isinstance(module, Add | Pool):
+            return False
+        return all(isinstance(self.module(n), kept) for n in readers[0].path)
+
+    def _norm_problem(self, node: fx.Node) -> str | None:
+        """Why what a norm takes is neither raw numbers nor codes."""
+        source = self.source_of(node)
+        if source is None or (source.norm is not node and source.primary is None):
+            return "it is not directly behind a layer, an add or a pool, nor takes what a slot takes too"
+        return None
+
+    def source_of(self, node: fx.Node) -> Source | None:
+        """The source that a node's first tensor comes from, where it is one."""
+        root, _ = self._root(node.all_input_nodes[0])
+        return self.sources.get(root)
+
+    def _reader_problem(self, node: fx.Node, readers: tuple[Reader, ...]) -> str | None:
+        if node.op == "call_module" and self.module(node) in self._repeated:
+            return f"{node.target} is called more than once"
+        for reader in readers:
+            if (culprit := self._in_place(node, reader)) is not None:
+                return f"{self.describe(culprit)} works in place on a tensor that others read"
+            module = self.module(reader.node)
+            if module in self._repeated:
+                return f"{reader.node.target} is called more than once"
+            if isinstance(module, ComputeLayer | Join):
+                if self.quantizer(reader) is None:
+                    return f"{reader.node.target} takes float activations"
+            elif reader.node.op == "output" or is_argmax(reader.node):
+                if len(readers) > 1:
+                    return "its result feeds the network's output and other operations"
+                return self._end_problem(node, reader)
+            elif not isinstance(module, Norm):
+                return f"{self.describe(reader.node)} follows it"
+        return None
+
+    def _end_problem(self, node: fx.Node, reader: Reader) -> str | None:
+        """Why a source's numbers cannot be the model's output."""
+        if any(isinstance(self.module(n), (*MONOTONE, Shortcut)) for n in reader.path):
+            return "a clip or pool lies between it and the network's output"
+        if node.op == "placeholder" or isinstance(self.module(node), Concat):
+            return "it is the network's output, but no result of arithmetic"
+        return None
+
+    def _in_place(self, node: fx.Node, reader: Reader) -> fx.Node | None:
+        """What changes the source's tensor under other readers' eyes."""
+        before = [node]
+        for step in reader.path:
+            if getattr(self.module(step), "inplace", False) and any(len(n.users) > 1 for n in before):
+                return step
+            before.append(step)
+        return None
 
 
-def _follow(start: fx.Node, modules: dict[str, nn.Module], repeated: set[nn.Module]) -> Link:
-    layer = str(start.target)
-    path: list[fx.Node] = []
-    seen_norm = seen_clip = False
-    node = start
-    while True:
-        users = list(node.users)
-        if node.op == "call_module" and modules[str(node.target)] in repeated:
-            return Link(layer, problem=f"{node.target} is called more than once")
-        if len(users) != 1:
-            return Link(layer, problem=f"its result feeds {len(users)} operations, not one")
-        node = users[0]
-        if node.op == "output":
-            if seen_clip:
-                return Link(layer, problem="a clip or pool lies between it and the network's output")
-            return Link(layer, tuple(path), node)
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, Linear | Conv2d):
-            if module.slots.of("forward.activation") is None:
-                return Link(layer, problem=f"{node.target} takes float activations")
-            return Link(layer, tuple(path), node)
-        if isinstance(module, BatchNorm1d | BatchNorm2d):
-            if seen_norm or not _only_pools(path, modules):
-                return Link(layer, problem=f"{node.target} is not directly behind it")
-            seen_norm, seen_clip = True, False
-        elif isinstance(module, MONOTONE):
-            seen_clip = True
-        elif not (isinstance(module, POSITIONAL) or is_flatten(node)):
-            return Link(layer, problem=f"{describe(node, modules)} follows it")
-        path.append(node)
-
-
-def _only_pools(path: list[fx.Node], modules: dict[str, nn.Module]) -> bool:
-    """Whether the channels and the order of the values are as the layer left them."""
-    kept = (nn.MaxPool2d, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity)
-    return all(isinstance(modules.get(str(node.target)), kept) for node in path)
-
-
-def link_folds(model: nn.Module) -> list[Link]:
-    """Give each compute layer, and the norm behind it, their `Fold`; returns the links it found."""
-    graph = trace(model)
-    modules = dict(model.named_modules())
-    found = links(model, graph)
-    for link in found:
-        layer = modules[link.layer]
-        assert isinstance(layer, Linear | Conv2d)
-        layer.fold = None
-        if link.problem is not None or link.consumer is None:
-            continue
-        norms = [modules[str(n.target)] for n in link.path if n.op == "call_module"]
-        norm = next((m for m in norms if isinstance(m, BatchNorm1d | BatchNorm2d)), None)
-        # the graph's end is named "output", and so may a layer be
-        target = modules.get(str(link.consumer.target)) if link.consumer.op == "call_module" else None
-        consumer = target.slots.of("forward.activation") if isinstance(target, Linear | Conv2d) else None
-        layer.fold = Fold(layer, norm, consumer)
-        if norm is not None:
-            norm.fold = layer.fold
+def _tensors(node: fx.Node) -> list[fx.Node]:
+    """The nodes among a node's arguments, in order; one may come twice."""
+    found: list[fx.Node] = []
+    fx.node.map_arg((node.args, node.kwargs), found.append)
     return found
+
+
+def _breadth(quantizer: Quantizer) -> tuple[int, bool]:
+    form = quantizer.format
+    return form.bits, form.code_min < 0 or isinstance(quantizer.spec.controller, MinMax)
+
+
+# --- what is done with it ----------------------------------------------------------------------------------
+
+
+def share_quantizers(model: nn.Module) -> None:
+    """Let slots of one spec that read one source share one quantiser: the first to run.
+
+    A concat's own quantiser counts among the readers of its result, and reads all of its inputs.
+    """
+    graph = ModelGraph(model)
+    parents: dict[Quantizer, Quantizer] = {}
+
+    def first(quantizer: Quantizer) -> Quantizer:
+        while quantizer in parents:
+            quantizer = parents[quantizer]
+        return quantizer
+
+    readers = [reader for found in graph.readers.values() for reader in found]
+    position = {node: place for place, node in enumerate(graph.graph.nodes)}
+    readers.sort(key=lambda reader: position[reader.node])
+    order = {graph.quantizer(reader): place for place, reader in reversed(list(enumerate(readers)))}
+    for node, found in graph.readers.items():
+        made = graph.module(node)
+        quantizers = [graph.quantizer(reader) for reader in found]
+        if isinstance(made, Concat):
+            quantizers.append(made.slots.of("activation"))
+        groups: dict[QuantizerSpec, Quantizer] = {}
+        for quantizer in quantizers:
+            # blocks run along each product's own axis
+            if quantizer is None or isinstance(quantizer.format, Block):
+                continue
+            pair = first(quantizer), first(groups.setdefault(quantizer.spec, quantizer))
+            one, other = sorted(pair, key=order.__getitem__)
+            if one is not other:
+                parents[other] = one
+    for holder in model.modules():
+        if isinstance(holder, Slots):
+            holder.merge(first)
+
+
+def link_folds(model: nn.Module) -> ModelGraph:
+    """Give every source its `Fold`, and every slot that reads another quantiser's codes that quantiser."""
+    graph = ModelGraph(model)
+    for found in model.modules():
+        if isinstance(found, ComputeLayer | Join | Norm):
+            found.fold = None
+        if isinstance(found, Slots):
+            found.primaries = {}
+    codes: set[fx.Node] = set()
+    """Sources whose numbers are the primary's codes in eval."""
+    for node, source in graph.sources.items():
+        fold = None if source.problem is not None else _fold(graph, source, codes)
+        primary = source.primary
+        rounded = fold is not None and fold.problem is None
+        if node.op == "placeholder" or isinstance(graph.module(node), Concat):
+            rounded = source.problem is None
+        if primary is None or not rounded or not primary.format.integral:
+            continue
+        codes.add(node)
+        for reader in source.readers:
+            module, quantizer = graph.module(reader.node), graph.quantizer(reader)
+            if quantizer is not None and quantizer is not primary and quantizer.format.integral:
+                assert isinstance(module, ComputeLayer | Join)
+                module.slots.primaries[str(reader.operand)] = primary
+    return graph
+
+
+def _fold(graph: ModelGraph, source: Source, codes: set[fx.Node]) -> Fold | None:
+    """The fold that ends at this source's readers, handed to the modules that evaluate it."""
+    node, module = source.node, graph.module(source.node)
+    if isinstance(module, Norm):
+        before = graph.source_of(node)
+        assert before is not None
+        if before.norm is not node:  # it takes codes
+            if before.node in codes:
+                module.fold = Fold(Levels(str(node.target), [before.primary]), module, source.primary)
+            return module.fold
+        return _source_fold(graph.module(before.node), module, source.primary)
+    return None if source.norm is not None else _source_fold(module, None, source.primary)
+
+
+def _source_fold(module: nn.Module | None, norm: Norm | None, consumer: Quantizer | None) -> Fold | None:
+    if isinstance(module, ComputeLayer):
+        module.fold = Fold(Accumulators(module), norm, consumer)
+    elif isinstance(module, Add | Pool):
+        slots = module.slots
+        places = range(2 if isinstance(module, Add) else 1)
+        quantizers = [slots.of(f"{place}.activation") for place in places]
+        module.fold = Fold(Levels(slots.layer, quantizers), norm, consumer, by_norm=False)
+    else:  # codes: an input, or a concat
+        return None
+    if norm is not None:
+        norm.fold = module.fold
+    return module.fold

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from bitwright.errors import InvalidValueError
 from bitwright.formats import Fixed, Format
 from bitwright.formats.ap2 import ap2_number
+from bitwright.nn.fold import Accumulators
 from bitwright.nn.integer_norm_pass import (
     FRACTION,
     differentiate,
@@ -94,14 +95,15 @@ def _begin(norm: IntegerNorm, form: Fixed, slots: Slots) -> None:
 
 def _compute(norm: IntegerNorm, x: torch.Tensor) -> torch.Tensor:
     if norm.training:
-        if norm.fold is None:
+        source = None if norm.fold is None else norm.fold.source
+        if not isinstance(source, Accumulators):
             raise InvalidValueError(
                 "an integer norm stands behind a quantised layer, whose integers it takes",
                 got="none that the model's graph shows",
                 where=norm.slots.layer,
                 fix='use norm = "shift" or "batch"',
             )
-        unit = norm.fold.unit().to(x.device).view(-1)
+        unit = source.unit().to(x.device).view(-1)
         ones = torch.ones(norm.num_features, device=x.device)
         gamma, beta = (norm.weight, norm.bias) if norm.affine else (ones, torch.zeros_like(ones))
         y, mu, variance = _IntegerNorm.apply(  # type: ignore[no-untyped-call]

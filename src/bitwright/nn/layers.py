@@ -10,11 +10,11 @@ from torch import nn
 
 from bitwright.errors import InvalidValueError
 from bitwright.nn.arithmetic import Exact, Operand
-from bitwright.nn.fold import Accumulator, Fold
+from bitwright.nn.fold import Accumulator, Accumulators, Fold
 from bitwright.nn.geometry import ConvGeometry, Geometry, Kind, LinearGeometry
 from bitwright.nn.product import Pair, Products, exact_arithmetic, product, sums
 from bitwright.nn.slots import Slots
-from bitwright.quantize import Quantized, Quantizer
+from bitwright.quantize import Quantized
 
 
 class Linear(nn.Linear):
@@ -66,11 +66,15 @@ def _compute(layer: ComputeLayer, x: torch.Tensor) -> torch.Tensor:
     a, saved_a = _operands(slots, x, "forward.activation", "wgrad.activation")
     w, saved_w = _operands(slots, layer.weight, "forward.weight", "dgrad.weight")
     forward = _pair_of(slots, "forward.activation", "forward.weight")
-    if layer.fold is not None and layer.fold.active(x.dim()):
+    fold = layer.fold
+    if fold is not None and fold.active(x.dim()):
         with torch.no_grad():
             levels = sums(geometry, Kind.FORWARD, a.levels, w.levels, None, forward, slots.layer)
         acc: torch.Tensor = layer.accumulator(levels)
-        return acc if layer.fold.norm is not None else layer.fold.apply(acc, w.levels)
+        if fold.by_norm:
+            return acc
+        assert isinstance(fold.source, Accumulators)
+        return fold.apply((acc,), fold.source.line(w.levels), max(layer.weight.dim() - 2, 0))
     products = Products(geometry, slots.layer, layer.exact, forward)
     if layer.exact is Exact.ALL:
         dgrad = _pair_of(slots, "dgrad.error", "dgrad.weight")
@@ -92,13 +96,11 @@ def _pair_of(slots: Slots, left: str, right: str) -> Pair:
 
 def _operands(slots: Slots, x: torch.Tensor, *operands: str) -> tuple[Quantized, Quantized]:
     """One tensor as both of its operands; quantised once where they share a quantiser."""
-    first, second = (slots.of(operand) for operand in operands)
-    one = _through(first, x)
-    return one, one if second is first else _through(second, x.detach())
-
-
-def _through(quantizer: Quantizer | None, x: torch.Tensor) -> Quantized:
-    return Quantized(x) if quantizer is None else quantizer(x)
+    first, second = operands
+    one: Quantized = slots(first, x)
+    if slots.of(second) is slots.of(first):
+        return one, one
+    return one, slots(second, x.detach())
 
 
 def conv_padding(layer: nn.Conv2d) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from bitwright.nn.fold import Fold
 
 
 class BatchNorm1d(nn.BatchNorm1d):
-    """`torch.nn.BatchNorm1d`; in eval, behind a quantised layer, y = (acc M + B) 2^-s."""
+    """`torch.nn.BatchNorm1d`; in eval, where its input has codes or sums of them, y = (x M + B) 2^-s."""
 
     fold: Fold | None = None
 
@@ -29,7 +29,7 @@ class BatchNorm1d(nn.BatchNorm1d):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d`; in eval, behind a quantised layer, y = (acc M + B) 2^-s."""
+    """`torch.nn.BatchNorm2d`; in eval, where its input has codes or sums of them, y = (x M + B) 2^-s."""
 
     fold: Fold | None = None
 
@@ -47,13 +47,13 @@ class BatchNorm2d(nn.BatchNorm2d):
         return _statistics(self)
 
 
-def _folded(fold: Fold | None, acc: torch.Tensor) -> torch.Tensor | None:
-    if fold is None or not fold.active(acc.dim()):
+def _folded(fold: Fold | None, x: torch.Tensor) -> torch.Tensor | None:
+    if fold is None or not fold.active(x.dim()):
         return None
-    quantizer = fold.layer.slots.of("forward.weight")
-    assert quantizer is not None
-    with torch.no_grad():
-        return fold.apply(acc, quantizer(fold.layer.weight).levels)
+    if not fold.by_norm:
+        return x  # the add or pool in front of it has evaluated it
+    source = fold.source
+    return fold.apply(source.numbers(x), source.line(), x.dim() - 2)
 
 
 def _statistics(

@@ -1,13 +1,15 @@
-"""Slots: the six operands of a compute layer's three products, and who quantises each."""
+"""Slots: the six operands of a compute layer's three products, a join's inputs, and who quantises each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import torch
 from torch import nn
 
 from bitwright.formats import Block
-from bitwright.quantize import Quantizer, QuantizerSpec
+from bitwright.nn.fold import requantize
+from bitwright.quantize import Quantized, Quantizer, QuantizerSpec
 
 OPERANDS = (
     "forward.activation",
@@ -30,7 +32,10 @@ CONV_AXES = dict(zip(OPERANDS, (1, 1, 1, 0, 0, 0), strict=True))
 
 
 class Slots(nn.Module):
-    """The quantisers of one compute layer's operands, by role.
+    """The quantisers of one module's operands, by role. Called with an operand, it quantises a tensor.
+
+    The operands of a compute layer are those of its three products; those of an add, concat or pool are its
+    inputs, "0.activation", "1.activation" and so on.
 
     Args:
         specs: role (an operand or a short name) -> spec. An operand's own name wins over the short one.
@@ -49,6 +54,8 @@ class Slots(nn.Module):
     ) -> None:
         super().__init__()
         self.layer = layer
+        self.primaries: dict[str, Quantizer] = {}
+        """Operand -> the quantiser on whose grid its tensor comes in eval, where that is not its own."""
         for role, spec in specs.items():
             roles: tuple[str, ...] = (role,)
             if role in SHORT_NAMES and isinstance(spec.format, Block):
@@ -64,6 +71,26 @@ class Slots(nn.Module):
                     block_axis=axes.get(one, -1),
                 )
                 self.add_module(_attribute(one), quantizer)
+
+    def forward(self, operand: str, x: torch.Tensor) -> Quantized:
+        """`x` as that operand: its levels and scale, or the values where it stays float.
+
+        In eval the tensor may come on another quantiser's grid, because something else reads it in more bits:
+        then that one's codes become this one's, in integers.
+        """
+        quantizer, primary = self.of(operand), self.primaries.get(operand)
+        if quantizer is None:
+            return Quantized(x)
+        if primary is None or self.training or quantizer.calibrating or primary.calibrating:
+            quantized: Quantized = quantizer(x)
+            return quantized
+        return requantize(primary, quantizer, x, f"{self.layer}.{operand}")
+
+    def merge(self, shared: Callable[[Quantizer], Quantizer]) -> None:
+        """Let the quantiser that `shared` names take the place of each."""
+        for name, quantizer in list(self._modules.items()):
+            assert isinstance(quantizer, Quantizer)
+            self._modules[name] = shared(quantizer)
 
     def of(self, operand: str) -> Quantizer | None:
         """The quantiser of an operand; None where it stays float."""

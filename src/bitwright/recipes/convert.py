@@ -14,14 +14,26 @@ from bitwright.nn import (
     CONV_AXES,
     LINEAR_AXES,
     OPERANDS,
+    TRANSPARENT,
     Accumulator,
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    Add,
+    AvgPool1d,
+    AvgPool2d,
     BatchNorm1d,
     BatchNorm2d,
+    ComputeLayer,
+    Concat,
     Conv2d,
+    GlobalAvgPool,
     IntegerBatchNorm1d,
     IntegerBatchNorm2d,
     IntegerNorm,
+    Join,
     Linear,
+    Norm,
+    Pool,
     ShiftBatchNorm1d,
     ShiftBatchNorm2d,
     Slots,
@@ -29,9 +41,13 @@ from bitwright.nn import (
     check_normalised,
     conv_padding,
     describe,
-    is_flatten,
+    is_rewritten,
     link_folds,
     operands_of,
+    pool_problem,
+    restore,
+    rewrite,
+    share_quantizers,
     tensor_of,
     trace,
 )
@@ -46,6 +62,13 @@ _TWINS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: Conv2d,
     nn.BatchNorm1d: BatchNorm1d,
     nn.BatchNorm2d: BatchNorm2d,
+    nn.AvgPool1d: AvgPool1d,
+    nn.AvgPool2d: AvgPool2d,
+    nn.AdaptiveAvgPool1d: AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d: AdaptiveAvgPool2d,
+    Add: Add,
+    Concat: Concat,
+    GlobalAvgPool: GlobalAvgPool,
 }
 _NORMS: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
     "batch": {},
@@ -55,17 +78,6 @@ _NORMS: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
 """A recipe's norm -> what it puts in place of the usual twins."""
 _PLAIN = {twin: plain for twins in (_TWINS, *_NORMS.values()) for plain, twin in twins.items()}
 _REPLACEMENTS = {"Hardtanh": nn.Hardtanh}
-_NEUTRAL = (
-    nn.ReLU,
-    nn.Hardtanh,
-    nn.MaxPool2d,
-    nn.Flatten,
-    nn.Dropout,
-    nn.Dropout1d,
-    nn.Dropout2d,
-    nn.Identity,
-)
-"""Modules that need no slot: they map grid values to grid values."""
 
 
 def _is_relu(module: nn.Module | None) -> bool:
@@ -76,9 +88,10 @@ def _is_relu(module: nn.Module | None) -> bool:
 def quantize_(model: nn.Module, recipe: str | Recipe, *, seed: int = 0, verbose: bool = True) -> Report:
     """Give the tensors of `model` the formats of `recipe`, in place.
 
-    Compute layers and norms become bitwright's modules with the same names and the same Parameters; a
-    ReLU in front of a binary or ternary slot becomes what the recipe names. Nothing is changed when an
-    error is raised.
+    Compute layers, norms and average pools become bitwright's modules with the same names and the same
+    Parameters; functional operations become submodules (`add`, `relu_1`...) of the module that calls them; a
+    ReLU in front of a binary or ternary slot becomes what the recipe names. Slots of one spec that read one
+    tensor share one quantiser. Nothing is changed when an error is raised.
 
     Args:
         model: a plain torch model.
@@ -110,7 +123,8 @@ def quantize_(model: nn.Module, recipe: str | Recipe, *, seed: int = 0, verbose:
 
 def is_quantised(model: nn.Module) -> bool:
     """Whether `quantize_` has changed this model, or a part of it."""
-    return any(type(module) in _PLAIN for module in model.modules()) or any(True for _ in quantizers(model))
+    ours = set(_PLAIN) - set(_TWINS)
+    return any(type(m) in ours or is_rewritten(m) for m in model.modules()) or any(quantizers(model))
 
 
 def dequantize_(model: nn.Module) -> nn.Module:
@@ -120,6 +134,7 @@ def dequantize_(model: nn.Module) -> nn.Module:
     """
     if not is_quantised(model):
         raise InvalidValueError("dequantize_ takes a quantised model", got="a plain one")
+    restore(model)
     swaps = {m: _plain_copy(m) for m in model.modules() if type(m) in _PLAIN}
     _swap(model, swaps)
     for handle in model.__dict__.pop("_bitwright_hooks", ()):
@@ -130,7 +145,7 @@ def dequantize_(model: nn.Module) -> nn.Module:
 
 
 def layer_specs(model: nn.Module, recipe: Recipe) -> dict[str, dict[str, QuantizerSpec]]:
-    """Qualified name -> role -> spec, for every compute layer and norm of the model.
+    """Qualified name -> role -> spec, for every compute layer, norm, add, concat and pool of the model.
 
     Raises:
         InvalidValueError: a layer key of the recipe matches nothing and is not optional.
@@ -174,6 +189,16 @@ class _Conversion:
                 if type(m) in _TWINS
             ]
             return report
+        try:
+            report.notes += rewrite(model)
+            self.convert(report)
+        except Exception:
+            restore(model)
+            raise
+        return report
+
+    def convert(self, report: Report) -> None:
+        model, recipe = self.model, self.recipe
         if not any(type(m) in (nn.Linear, nn.Conv2d) for name, m in model.named_modules() if name):
             raise self.nothing_found()
         if hasattr(model, STEP_BUFFER):
@@ -191,10 +216,10 @@ class _Conversion:
         _swap(model, swaps)
         _install_step(model)
         if graph is not None:
+            share_quantizers(model)
             link_folds(model)
         order = {name: index for index, name in enumerate(_execution_order(model))}
         report.rows.sort(key=lambda row: order.get(row.tensor.split(":")[0], len(order)))
-        return report
 
     def nothing_found(self) -> InvalidValueError:
         named = [f"{name} ({type(m).__name__})" for name, m in self.model.named_modules() if name]
@@ -212,7 +237,7 @@ class _Conversion:
             return None
         modules = dict(self.model.named_modules())
         for node in graph.nodes:
-            if node.op in ("call_function", "call_method") and not is_flatten(node):
+            if node.op in ("call_function", "call_method"):
                 report.skipped.append(
                     Skipped(node.name, describe(node, modules), "a functional operation has no slot")
                 )
@@ -229,26 +254,30 @@ class _Conversion:
         kind = type(module).__name__
         if type(module) not in _TWINS:
             has_parameters = any(True for _ in module.parameters(recurse=False))
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm1d | nn.BatchNorm2d):
+            if isinstance(module, tuple(_TWINS)):
                 reason = f"a subclass of {type(module).__mro__[1].__name__} may compute something else"
                 report.skipped.append(Skipped(name, kind, reason))
-            elif has_parameters or not (list(module.children()) or isinstance(module, _NEUTRAL)):
+            elif has_parameters or not (list(module.children()) or isinstance(module, (*TRANSPARENT, Slots))):
                 report.skipped.append(Skipped(name, kind, "no quantised twin"))
             return None
         if name == "":
             return None  # the root itself cannot be swapped in place
         roles = specs[name]
-        problem = _unsupported(module) if isinstance(module, nn.Conv2d) else None
+        problem = _unsupported(module) if isinstance(module, nn.Conv2d) else pool_problem(module)
         if problem is not None:
             report.skipped.append(Skipped(name, kind, problem))
             return None
         operands = {r: s for r, s in roles.items() if tensor_of(r) in ("activation", "weight", "error")}
         stored = {r: s for r, s in roles.items() if r in OPTIMIZER_ROLES}
-        if _is_compute(module) and not operands and not stored:
+        joins = issubclass(_TWINS[type(module)], Join)
+        if joins:
+            spec = roles.get("forward.activation", roles.get("activation"))
+            operands, stored = {} if spec is None else {"activation": spec}, {}
+        if (_is_compute(module) or joins) and not operands and not stored:
             report.skipped.append(Skipped(name, kind, "the recipe gives it no format"))
             return None
         twin = _adopt(module, (_TWINS | _NORMS[self.recipe.norm.kind])[type(module)])
-        if isinstance(twin, Linear | Conv2d):
+        if isinstance(twin, ComputeLayer):
             axes = CONV_AXES if isinstance(twin, Conv2d) else LINEAR_AXES
             twin.slots = Slots(operands, name, self.seed, axes)
             twin.accumulator = Accumulator()
@@ -256,17 +285,31 @@ class _Conversion:
             for role, spec in operands.items():
                 estimator = spec.estimator.value if tensor_of(role) != "error" else ""
                 report.rows.append(Row(f"{name}:{role}", _covers(role), str(spec), estimator))
-        elif self.recipe.norm.kind != "batch":
-            report.rows.append(Row(f"{name}:norm", "norm", str(self.recipe.norm)))
-        if isinstance(twin, IntegerNorm):
-            error = {role: spec for role, spec in operands.items() if role in ("error", "dgrad.error")}
-            twin.begin(check_normalised(self.recipe.norm.format), Slots(error, name, self.seed))
-            report.rows += [Row(f"{name}:{role}", role, str(spec)) for role, spec in error.items()]
+        if isinstance(twin, Join):
+            spec = operands["activation"]
+            places = ("0.activation", "1.activation") if isinstance(twin, Add) else ("activation",)
+            twin.slots = Slots(dict.fromkeys(places, spec), name, self.seed)
+            if isinstance(twin, Pool):
+                twin.accumulator = Accumulator()
+            report.rows.append(Row(f"{name}:activation", "its inputs", str(spec), spec.estimator.value))
+        self.begin_norm(name, twin, operands, report)
         for role, spec in stored.items():
             parameters = " ".join(n for n, _ in module.named_parameters(recurse=False))
             kept = "weight" if _is_compute(module) else parameters
             report.rows.append(Row(f"{name}:{role}", f"optimiser, of {kept}", str(spec)))
         return twin
+
+    def begin_norm(
+        self, name: str, twin: nn.Module, operands: dict[str, QuantizerSpec], report: Report
+    ) -> None:
+        """What a norm of the recipe's kind needs beyond its class, and its rows of the report."""
+        rule = self.recipe.norm
+        if isinstance(twin, Norm) and rule.kind != "batch":
+            report.rows.append(Row(f"{name}:norm", "norm", str(rule)))
+        if isinstance(twin, IntegerNorm):
+            error = {role: spec for role, spec in operands.items() if role in ("error", "dgrad.error")}
+            twin.begin(check_normalised(rule.format), Slots(error, name, self.seed))
+            report.rows += [Row(f"{name}:{role}", role, str(spec)) for role, spec in error.items()]
 
     def replacements(
         self,
@@ -282,8 +325,10 @@ class _Conversion:
         else:
             culprits = {}
             for node in graph.nodes:
-                if node.op == "call_module" and node.target in signed:
-                    relu = _relu_before(node, modules)
+                if node.op != "call_module" or node.target not in signed:
+                    continue
+                for tensor in node.all_input_nodes:
+                    relu = _relu_before(tensor, modules)
                     if relu is not None and relu.op != "call_module":
                         raise _constant_slot(describe(relu, modules), str(node.target), self.recipe)
                     if relu is not None:
@@ -315,19 +360,15 @@ def _constant_slot(relu: str, consumer: str, recipe: Recipe) -> InvalidValueErro
 
 
 def _relu_before(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
-    """The ReLU whose values reach this node unmixed, if any."""
-    current = node
-    while current.all_input_nodes:
-        current = current.all_input_nodes[0]
-        module = modules.get(str(current.target)) if current.op == "call_module" else None
-        functional = getattr(current.target, "__name__", current.target)
+    """The ReLU whose values are these, unmixed, if any."""
+    while True:
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        functional = getattr(node.target, "__name__", node.target)
         if _is_relu(module) or (module is None and functional in ("relu", "relu_", "relu6")):
-            return current
-        if not (
-            is_flatten(current) or (isinstance(module, _NEUTRAL) and not isinstance(module, nn.Hardtanh))
-        ):
+            return node
+        if not isinstance(module, TRANSPARENT) or isinstance(module, nn.Hardtanh):
             return None
-    return None
+        node = node.all_input_nodes[0]
 
 
 def _covers(role: str) -> str:
@@ -365,11 +406,15 @@ def _adopt(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
 
 
 def _plain_copy(module: nn.Module) -> nn.Module:
-    plain = _adopt(module, _PLAIN[type(module)])
+    kind = _PLAIN[type(module)]
+    plain = _adopt(module, kind)
     for attribute in ("fold", "normalised"):
         plain.__dict__.pop(attribute, None)
     if isinstance(module, IntegerNorm):
         plain.__dict__["_buffers"] = module.plain_buffers()
+    if kind in _PLAIN:  # a join that is ours in the plain model too
+        plain.slots = Slots({}, "")
+        return plain
     for child in ("slots", "accumulator"):
         plain.__dict__["_modules"].pop(child, None)
     return plain

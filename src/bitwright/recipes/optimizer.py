@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from bitwright.nn import BatchNorm1d, BatchNorm2d, Conv2d, Linear
+from bitwright.nn import BatchNorm1d, BatchNorm2d, ComputeLayer
 from bitwright.optim import FxpAdam, ParameterRule, ShiftAdaMax, wrap
 from bitwright.recipes.convert import layer_specs
 
@@ -32,7 +32,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module, lr: float | None) -> torch
                 continue
             seen.add(parameter)
             full = f"{owner}.{name}" if owner else name
-            compute = isinstance(module, Linear | Conv2d) and name == "weight"
+            compute = isinstance(module, ComputeLayer) and name == "weight"
             scale = step_scale(module) if compute and rule.step_scale == "glorot" else 1.0
             groups.setdefault(scale, []).append(parameter)
             roles = specs.get(owner, {})

@@ -1,0 +1,91 @@
+"""What can be lowered: every problem of a model is found, and named, before anything is built."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+
+from bitwright.errors import InvalidValueError
+from bitwright.formats import Binary, Overflow, Rounding
+from bitwright.nn import (
+    Accumulators,
+    ComputeLayer,
+    Fold,
+    Join,
+    ModelGraph,
+    Norm,
+    Shortcut,
+    Source,
+    eval_rounding,
+    is_argmax,
+)
+
+SUPPORTED = (
+    "Linear, Conv2d, BatchNorm1d, BatchNorm2d, additions, concatenations of channels, average and global "
+    "pools, ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, Flatten, Dropout, Identity, Shortcut, a last argmax"
+)
+
+
+def check(graph: ModelGraph) -> None:
+    """Raise where a model cannot become an integer network; the message lists every reason."""
+    problems = [
+        f"{node.target if node.op == 'call_module' else node.name}: {problem}"
+        for node, source in graph.sources.items()
+        if (problem := _source_problem(graph, source)) is not None
+    ]
+    problems += [problem for node in graph.graph.nodes if (problem := _node_problem(graph, node)) is not None]
+    if len([n for n in graph.graph.nodes if n.op == "placeholder"]) != 1:
+        problems.append("the model takes more than one input")
+    if problems:
+        raise InvalidValueError(
+            "a model to be lowered is a graph of quantised layers",
+            got="; ".join(dict.fromkeys(problems)),
+            fix=f"supported: {SUPPORTED}",
+        )
+
+
+def _source_problem(graph: ModelGraph, source: Source) -> str | None:
+    """Why a source makes no integers, or its readers cannot take them."""
+    module = graph.module(source.node)
+    if isinstance(module, ComputeLayer) and (problem := Fold(Accumulators(module), None, None).problem):
+        return problem
+    fold = module.fold if isinstance(module, ComputeLayer | Join | Norm) else None
+    if fold is not None and fold.problem is not None:
+        return fold.problem
+    if source.problem is not None:
+        return source.problem
+    for reader in source.readers:
+        quantizer = graph.quantizer(reader)
+        if quantizer is None:
+            continue
+        if not quantizer.format.integral:
+            return f"what follows it is {quantizer.format}, whose numbers are no integers"
+        if quantizer.spec.overflow is not Overflow.SATURATE:
+            return f"its activations overflow by {quantizer.spec.overflow.value}, not by saturation"
+        padded = any(isinstance(graph.module(n), Shortcut) for n in reader.path)
+        if padded and any(isinstance(q.format, Binary) for q in (quantizer, source.primary) if q is not None):
+            return "the zero channels of a Shortcut have no code in a binary slot"
+    if source.node.op == "placeholder" and source.primary is not None:
+        rounding = eval_rounding(source.primary)
+        if rounding is not Rounding.NEAREST_EVEN:
+            places = [str(r.node.target) for r in source.readers if graph.quantizer(r) is source.primary]
+            return (
+                "the input is rounded to nearest, ties to even; "
+                f"got {rounding.value}; at the activation of {places[0]}"
+            )
+    return None
+
+
+def _node_problem(graph: ModelGraph, node: fx.Node) -> str | None:
+    """Why a node has no operation in an integer network."""
+    if node.op in ("placeholder", "output") or is_argmax(node):
+        return None
+    module = graph.module(node)
+    if isinstance(module, nn.MaxPool1d | nn.MaxPool2d):
+        if module.dilation not in (1, (1,), (1, 1)) or module.ceil_mode or module.return_indices:
+            return f"{node.target}: max-pools with dilation, ceil_mode or indices are not supported"
+    elif isinstance(module, nn.Flatten):
+        if (module.start_dim, module.end_dim) != (1, -1):
+            return f"{node.target}: flatten keeps the batch axis and nothing else"
+    elif not (graph.is_transparent(node) or isinstance(module, ComputeLayer | Join | Norm)):
+        return f"{graph.describe(node)} is not supported"
+    return None

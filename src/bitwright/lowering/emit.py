@@ -1,0 +1,391 @@
+"""Operation by operation: the integers that a model's modules compute in eval, written as a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from bitwright import integer
+from bitwright.errors import InvalidValueError
+from bitwright.formats import Binary, Int, Rounding, Ternary, twin
+from bitwright.integer import Codes, Network, Operation, TensorType
+from bitwright.lowering.thresholds import find_thresholds
+from bitwright.nn import (
+    Accumulators,
+    Add,
+    Affine,
+    ComputeLayer,
+    Concat,
+    Conv2d,
+    Fold,
+    GlobalAvgPool,
+    Join,
+    Levels,
+    Line,
+    ModelGraph,
+    Norm,
+    Pool,
+    Shortcut,
+    conv_padding,
+    eval_rounding,
+    is_argmax,
+    requantizing,
+    window,
+)
+from bitwright.quantize import Quantizer
+
+THRESHOLD_BITS = 4
+"""Codes of up to this many bits are made by thresholds, wider ones by an affine map and a rounding."""
+ARGMAX_BOUND = 1 << 23
+"""Below it different sums stay different in the float32 that the model compares."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A network, and where the model's own tensors are in it.
+
+    Args:
+        network: the integer network.
+        slots: (layer, operand) -> tensor that its consumer takes.
+        accumulator: (layer, tensor) of the last accumulator; None where several numbers leave the model.
+    """
+
+    network: Network
+    slots: Mapping[tuple[str, str], str]
+    accumulator: tuple[str, str] | None
+
+
+def emit(graph: ModelGraph, input_shape: tuple[int, ...], meta: Mapping[str, Any]) -> Lowered:
+    """The network of a checked model whose folds are linked, in eval mode."""
+    emitter = _Emitter(graph, input_shape)
+    for node in graph.graph.nodes:
+        emitter.node(node)
+    return Lowered(Network(emitter.operations, meta), emitter.slots, emitter.accumulator)
+
+
+@dataclass
+class _Emitter:
+    graph: ModelGraph
+    input_shape: tuple[int, ...]
+    operations: list[Operation] = field(default_factory=list)
+    types: dict[str, TensorType] = field(default_factory=dict)
+    held: dict[fx.Node, str] = field(default_factory=dict)
+    """Node -> the tensor that holds its integers: levels of its source's primary, or raw numbers."""
+    slots: dict[tuple[str, str], str] = field(default_factory=dict)
+    requantized: dict[tuple[str, Quantizer], str] = field(default_factory=dict)
+    leaving: tuple[Affine, str] | None = None
+    """What maps the numbers that leave the model to values, and its layer's name."""
+    accumulator: tuple[str, str] | None = None
+
+    def node(self, node: fx.Node) -> None:
+        module = self.graph.module(node)
+        if node.op == "placeholder":
+            self.held[node] = self._input(node)
+        elif node.op == "output":
+            self._output(node)
+        elif is_argmax(node):
+            self.held[node] = self._argmax(node)
+        elif isinstance(module, ComputeLayer):
+            self.held[node] = self._product(node, module)
+        elif isinstance(module, Add):
+            self.held[node] = self._add(node, module)
+        elif isinstance(module, Concat):
+            parts = self._operands(node, module)
+            self.held[node] = self._append(integer.Concat(self._name(node), tuple(parts)))
+        elif isinstance(module, Pool):
+            self.held[node] = self._pool(node, module)
+        elif isinstance(module, Norm):
+            self.held[node] = self._norm(node, module)
+        else:
+            self.held[node] = self._transparent(node, module)
+
+    # --- names and types ------------------------------------------------------------------------------
+
+    def _name(self, node: fx.Node) -> str:
+        """The module's; a further call of the same module is counted."""
+        name = str(node.target)
+        return name if name not in self.types else self._free(f"{name}_1")
+
+    def _free(self, name: str) -> str:
+        """`name`, with an underscore for each layer or tensor that is called so too."""
+        while name in self.graph.modules or name in self.types:
+            name += "_"
+        return name
+
+    def _append(self, operation: Operation) -> str:
+        try:
+            made = operation.infer(*(self.types[name] for name in operation.inputs))
+        except InvalidValueError as error:
+            raise InvalidValueError(
+                str(error), where=operation.name, fix="does the example have the model's input shape?"
+            ) from error
+        self.types[operation.name] = made
+        self.operations.append(operation)
+        return operation.name
+
+    # --- ends -----------------------------------------------------------------------------------------
+
+    def _input(self, node: fx.Node) -> str:
+        quantizer = self.graph.sources[node].primary
+        if quantizer is None:
+            raise InvalidValueError("the input goes to a quantised layer", got="nothing", where=node.name)
+        return self._append(
+            integer.Input(
+                self._free("input"),
+                "",
+                self.input_shape,
+                quantizer.format,
+                _scale(quantizer),
+                zero_point=_zero_point(quantizer),
+            )
+        )
+
+    def _output(self, node: fx.Node) -> None:
+        tensors = node.all_input_nodes
+        if len(tensors) != 1 or node.args[0] is not tensors[0]:
+            raise InvalidValueError("a network has one output", got=str(node.args[0]))
+        if is_argmax(tensors[0]):
+            return
+        assert self.leaving is not None
+        affine, _ = self.leaving
+        name = self.held[tensors[0]]
+        if self.accumulator is not None:
+            self.accumulator = (self.accumulator[0], name)
+        # a flatten may have come between: its rows are channels times positions
+        repeats = self.types[name].shape[0] // len(affine.offset)
+        multiplier, offset = (
+            np.repeat(t.numpy(), repeats) for t in (affine.multiplier.reshape(-1), affine.offset)
+        )
+        self._append(integer.Output(self._free("output"), name, multiplier, offset, affine.shift))
+
+    def _argmax(self, node: fx.Node) -> str:
+        assert self.leaving is not None
+        affine, layer = self.leaving
+        name = self.held[node.all_input_nodes[0]]
+        multiplier = affine.multiplier.reshape(-1)
+        alike = bool((multiplier == multiplier[0]).all()) and int(multiplier[0]) > 0
+        if not alike or bool(affine.offset.any()) or self.types[name].bound > ARGMAX_BOUND:
+            raise InvalidValueError(
+                "an argmax is taken of sums below 2^23 with one positive slope for all and no offset",
+                got=f"slopes {multiplier.min()} to {multiplier.max()}, "
+                f"offsets up to {affine.offset.abs().max()}, sums up to {self.types[name].bound}",
+                where=layer,
+                fix="return the scores, and take their argmax outside",
+            )
+        return self._append(integer.Argmax(self._free("output"), name))
+
+    # --- sources --------------------------------------------------------------------------------------
+
+    def _product(self, node: fx.Node, layer: ComputeLayer) -> str:
+        (source,) = self._operands(node, layer)
+        weight, name = stored_weight(layer), self._name(node)
+        if isinstance(layer, Conv2d):
+            made = self._append(integer.Conv(name, source, weight, _pair(layer.stride), conv_padding(layer)))
+        else:
+            made = self._append(integer.Linear(name, source, weight))
+        fold = layer.fold
+        assert fold is not None
+        assert isinstance(fold.source, Accumulators)
+        if fold.consumer is None:
+            self.accumulator = (layer.slots.layer, made)
+        return made if fold.by_norm else self._round(fold, fold.source.line(), [made], name)
+
+    def _add(self, node: fx.Node, module: Add) -> str:
+        fold = module.fold
+        assert fold is not None
+        assert isinstance(fold.source, Levels)
+        return self._round(fold, fold.source.line(), self._operands(node, module), self._name(node))
+
+    def _pool(self, node: fx.Node, module: Pool) -> str:
+        (source,) = self._operands(node, module)
+        size, name, fold = self.types[source].shape[1:], self._name(node), module.fold
+        assert fold is not None
+        assert isinstance(fold.source, Levels)
+        if isinstance(module, GlobalAvgPool) and not module.covers(len(size) + 2):
+            raise InvalidValueError(
+                "a mean is taken over all positions", got=f"axes {module.dims} of {size}", where=name
+            )
+        what = window(module, size)
+        sums = self._append(integer.AvgPool(name, source, what.kernel, what.stride, what.padding))
+        line = fold.source.line(math.prod(what.kernel), what.divisor)
+        if fold.consumer is None:
+            self.accumulator = (module.slots.layer, sums)
+        made = self._round(fold, line, [sums], name)
+        return made if not isinstance(module, GlobalAvgPool) or module.keepdim else self._flat(made, name)
+
+    def _norm(self, node: fx.Node, norm: Norm) -> str:
+        fold, held = norm.fold, self.held[node.all_input_nodes[0]]
+        assert fold is not None
+        if not fold.by_norm:
+            return held
+        return self._round(fold, fold.source.line(), [held], fold.source.name)
+
+    def _operands(self, node: fx.Node, module: ComputeLayer | Join) -> list[str]:
+        """The tensors of codes that a module's slots see."""
+        return [
+            self._operand(self.held[tensor], module, operand)
+            for operand, tensor in self.graph.operands(node)
+            if operand is not None
+        ]
+
+    def _operand(self, name: str, module: ComputeLayer | Join, operand: str) -> str:
+        slots = module.slots
+        quantizer, primary = slots.of(operand), slots.primaries.get(operand)
+        assert quantizer is not None
+        place = f"{slots.layer}.{operand}"
+        if primary is not None:
+            fold = requantizing(primary, quantizer, place)
+            assert isinstance(fold.source, Levels)
+            if (name, quantizer) not in self.requantized:
+                self.requantized[name, quantizer] = self._round(fold, fold.source.line(), [name], place)
+            name = self.requantized[name, quantizer]
+        elif self.types[name].format is None and not isinstance(module, Add):
+            name = self._as_codes(name, quantizer, place)
+        self.slots[slots.layer, operand] = name
+        return name
+
+    def _as_codes(self, name: str, quantizer: Quantizer, place: str) -> str:
+        """Levels that a shortcut's convolution moved, as codes again; a clipped binary stays what it is."""
+        if isinstance(quantizer.format, Binary):
+            return name
+        channels = self.types[name].shape[0]
+        ones, zeros = np.ones(channels, np.int64), np.zeros(channels, np.int64)
+        form, zero_point = quantizer.format, _zero_point(quantizer)
+        affine = integer.Affine(
+            self._free(f"{place}.affine"), name, ones, zeros, 0, form, Rounding.NEAREST_EVEN, zero_point
+        )
+        return self._append(affine)
+
+    # --- from raw numbers to codes --------------------------------------------------------------------
+
+    def _round(self, fold: Fold, line: Line, inputs: Sequence[str], name: str) -> str:
+        """Raw numbers on `line` to the consumer's codes. Those that leave the model stay as they are."""
+        affine = fold.affine(line)
+        channels = self.types[inputs[0]].shape[0]
+        multiplier = np.ascontiguousarray(
+            affine.multiplier.expand(len(inputs), channels).numpy().astype(np.int64)
+        )
+        offset = np.ascontiguousarray(affine.offset.expand(channels).numpy().astype(np.int64))
+        quantizer, shift = fold.consumer, affine.shift
+        if len(inputs) > 1 and (quantizer is None or isinstance(quantizer.format, Binary)):
+            # the exact sum, as integers of 32 bits
+            total = integer.Add(name, tuple(inputs), multiplier, offset, 0, Int(32), Rounding.NEAREST_EVEN)
+            inputs = [self._append(total)]
+            multiplier, offset = np.ones((1, channels), np.int64), np.zeros(channels, np.int64)
+        if quantizer is None:
+            self.leaving = (
+                Affine(torch.from_numpy(multiplier), torch.from_numpy(offset), shift),
+                fold.source.name,
+            )
+            return inputs[0]
+        form, rounding, zero_point = quantizer.format, eval_rounding(quantizer), _zero_point(quantizer)
+        if len(inputs) > 1:
+            return self._append(
+                integer.Add(name, tuple(inputs), multiplier, offset, shift, form, rounding, zero_point)
+            )
+        if form.bits <= THRESHOLD_BITS:
+            thresholds, direction = find_thresholds(
+                multiplier[0], offset, shift, form, rounding, self.types[inputs[0]].bound, zero_point
+            )
+            return self._append(
+                integer.Threshold(
+                    self._free(f"{name}.threshold"), inputs[0], thresholds, direction, form, zero_point
+                )
+            )
+        return self._append(
+            integer.Affine(
+                self._free(f"{name}.affine"),
+                inputs[0],
+                multiplier[0].copy(),
+                offset,
+                shift,
+                form,
+                rounding,
+                zero_point,
+            )
+        )
+
+    # --- what lies between ----------------------------------------------------------------------------
+
+    def _transparent(self, node: fx.Node, module: nn.Module | None) -> str:
+        held = self.held[node.all_input_nodes[0]]
+        name = self._name(node)
+        if isinstance(module, nn.ReLU):
+            return self._clip(node, held, 0.0, math.inf)
+        if isinstance(module, nn.Hardtanh):
+            return self._clip(node, held, module.min_val, module.max_val)
+        if isinstance(module, nn.MaxPool1d | nn.MaxPool2d):
+            rank = 1 if isinstance(module, nn.MaxPool1d) else 2
+            numbers = (
+                (n,) * rank if isinstance(n, int) else tuple(n)
+                for n in (module.kernel_size, module.stride, module.padding)
+            )
+            return self._append(integer.MaxPool(name, held, *numbers))
+        if isinstance(module, nn.Flatten):
+            return self._flat(held, name)
+        if isinstance(module, Shortcut):
+            channels = self.types[held].shape[0]
+            identity = np.eye(module.before + channels + module.after, channels, -module.before, np.int64)
+            weight = Codes.pack(Ternary(), identity[:, :, None, None])
+            return self._append(integer.Conv(name, held, weight, (module.stride,) * 2, (0, 0)))
+        return held
+
+    def _flat(self, held: str, name: str) -> str:
+        shape = self.types[held].shape
+        if len(shape) == 1:
+            return held
+        name = name if name not in self.types else self._free(f"{name}.flatten")
+        return self._append(integer.Reshape(name, held, (math.prod(shape),)))
+
+    def _clip(self, node: fx.Node, held: str, low: float, high: float) -> str:
+        """Bounds of values -> bounds of codes: rounding is monotone, so clipping commutes with it."""
+        source = self.graph.source_of(node)
+        assert source is not None
+        quantizer = source.primary
+        assert quantizer is not None
+        scale = quantizer.current_scale()
+        # in the type of the values that `grid_values` hands on
+        real = torch.float32 if scale is None and not quantizer.format.wide else torch.float64
+        if source.node.op == "placeholder":
+            real = torch.float32
+        limits = torch.tensor([low, high], dtype=real)
+        bounds = twin.numbers(
+            quantizer.format,
+            limits,
+            scale,
+            eval_rounding(quantizer),
+            zero_point=quantizer.current_zero_point(),
+        )
+        first, last = (int(b) for b in bounds)
+        if first > self.types[held].low or last < self.types[held].high:
+            return self._append(integer.Clip(self._name(node), held, first, last))
+        return held
+
+
+def stored_weight(layer: ComputeLayer) -> Codes:
+    """The codes of a layer's weight, as its quantiser makes them in eval."""
+    quantizer = layer.slots.of("forward.weight")
+    assert quantizer is not None
+    levels = quantizer(layer.weight.detach().cpu()).levels
+    return Codes.pack(quantizer.format, levels.numpy().astype(np.int64))
+
+
+def _scale(quantizer: Quantizer) -> float:
+    scale = quantizer.current_scale()
+    return 1.0 if scale is None else float(scale)
+
+
+def _zero_point(quantizer: Quantizer) -> int:
+    zero_point = quantizer.current_zero_point()
+    return 0 if zero_point is None else int(zero_point)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = (value, value) if isinstance(value, int) else value
+    return int(first), int(second)
