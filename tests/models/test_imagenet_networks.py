@@ -34,7 +34,7 @@ def test_googlenet_has_the_published_number_of_weights():
     assert model(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 1000)
 
 
-SMALL = {"alexnet": (2, (3, 67, 67)), "googlenet": (4, (3, 32, 32))}
+SMALL = {"alexnet": (2, (3, 67, 67)), "googlenet": (8, (3, 64, 64))}
 RECIPES = {
     "binary": recipe("qnn"),
     "2 bits": recipe(
