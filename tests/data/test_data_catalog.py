@@ -68,7 +68,7 @@ def served_by(small: Small, *servers: str) -> Collection:
 
 
 def test_the_names() -> None:
-    assert names() == ("digits", "mnist", "cifar10")
+    assert names() == ("digits", "mnist", "cifar10", "svhn", "imagenet")
 
 
 def test_an_unknown_name_lists_the_nearest_first() -> None:

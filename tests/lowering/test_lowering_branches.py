@@ -293,7 +293,9 @@ def test_shortcuts_move_levels_to_any_slot():
     assert isinstance(shortcut, Conv)
     assert str(shortcut.weight.format) == "ternary"
     model, x = prepared(Ended(), recipe("binary", "binary"), (2, 8, 8))
-    with pytest.raises(InvalidValueError, match="zeros of a Shortcut or ZeroPad2d have no code in a binary slot"):
+    with pytest.raises(
+        InvalidValueError, match="zeros of a Shortcut or ZeroPad2d have no code in a binary slot"
+    ):
         bw.lower(model, x)
 
 

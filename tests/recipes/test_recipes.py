@@ -279,6 +279,7 @@ def test_recipe_files_are_checked(tmp_path, text, message):
 def test_recipes_by_name():
     assert list(names()) == sorted(names())
     assert {"float", "qnn", "binaryconnect", "gupta2015", "courbariaux2014", "mxfp8", "mxfp4"} <= set(names())
+    assert {"float", "qnn", "qnn-shift", "qnn-gradients", "fxpnet"} <= set(names())
     with pytest.raises(InvalidValueError, match="did you mean 'qnn'"):
         recipe("qn")
     with pytest.raises(FileFormatError, match="readable"):

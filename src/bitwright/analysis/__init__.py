@@ -8,14 +8,21 @@ from bitwright.analysis.cost import (
     integer_operations,
     weight_bits,
 )
+from bitwright.analysis.kernel_repetition import Repetition, kernel_repetition, kernel_repetitions
+from bitwright.analysis.step_operations import Operations, step_operations
 
 __all__ = [
+    "Operations",
+    "Repetition",
     "Timing",
     "describe_operations",
     "float_bytes",
     "float_operations",
     "float_twin",
     "integer_operations",
+    "kernel_repetition",
+    "kernel_repetitions",
+    "step_operations",
     "time_network",
     "weight_bits",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from bitwright.analysis import Repetition, kernel_repetitions
 from bitwright.cli.common import console, say_bytes
 from bitwright.errors import FileFormatError
 from bitwright.formats import Format
@@ -49,7 +51,11 @@ def command(model: Path, as_json: bool) -> None:
 
 def describe(identity: Identity, network: Network, problem: str | None = None) -> dict[str, Any]:
     """Everything that the command shows, as JSON values."""
-    operations = [_operation(network, operation) for operation in network.operations]
+    repeated = kernel_repetitions(network)
+    operations = [
+        _operation(network, o) | {"repetition": asdict(repeated[o.name]) if o.name in repeated else None}
+        for o in network.operations
+    ]
     stored = [o["weight"] for o in operations if o["weight"]]
     return {
         "version": identity.version,
@@ -119,12 +125,24 @@ def _print(model: Path, described: dict[str, Any]) -> None:
     for key, value in described["meta"].items():
         console.print(f"[bold]{escape(key)}[/]: {escape(_short(value))}", width=width)
     console.print(_table(described["operations"]), width=width)
+    _print_repetition(described["operations"], width)
     totals = described["totals"]
     console.print(
         f"{totals['operations']} operations, {totals['weights']:,} weights in "
         f"{say_bytes(totals['weight_bytes'])}, {totals['macs']:,} MACs for one example",
         width=width,
     )
+
+
+def _print_repetition(operations: list[dict[str, Any]], width: int) -> None:
+    """How many 2-D filters differ in their input channel, and what using one for all would save."""
+    found = {o["name"]: Repetition(**o["repetition"]) for o in operations if o["repetition"]}
+    if found:
+        shown = ", ".join(
+            f"{escape(name)} {r.unique / r.filters:.0%} unique, {r.saving:.1f}x fewer passes"
+            for name, r in found.items()
+        )
+        console.print(f"repeated binary filters: {shown}", width=width)
 
 
 def _table(operations: list[dict[str, Any]]) -> Table:

@@ -34,13 +34,13 @@ _SETTINGS = (
     show_default=True,
     help="Recipe, or a TOML file; `bitwright recipes` lists them.",
 )
-@click.option("--model", default="mlp", show_default=True, help="Network: mlp, convnet, dscnn or convnet1d.")
+@click.option("--model", default="mlp", show_default=True, help="Network: mlp, convnet, dscnn, resnet20...")
 @click.option(
     "--width",
     type=int,
     help="Width of the network (units of the MLP, first channels of the ConvNet).",
 )
-@click.option("--data", default="digits", show_default=True, help="Data set: digits, mnist or cifar10.")
+@click.option("--data", default="digits", show_default=True, help="Data set: digits, mnist, cifar10....")
 @click.option("--epochs", type=int, help="Length of the run; the learning rate decays over it.")
 @click.option("--batch", type=int, default=100, show_default=True, help="Examples per step.")
 @click.option("--lr", type=float, help="First learning rate instead of the recipe's.")
@@ -187,6 +187,10 @@ def run_training(
         raise
     result = finish(settings, model, test, out, result)
     console.print(f"test error {result['test_error']:.2f} %  ({out / 'result.json'})")
+    if "checkpoint_bytes" in result:
+        sizes = result["checkpoint_bytes"]
+        memory = say_bytes(sizes["in_memory"])
+        console.print(f"checkpoint {say_bytes(sizes['tensors'])} of tensors, {memory} in memory")
     if "file_bytes" in result:
         console.print(f"integer network {out / MODEL}  ({say_bytes(result['file_bytes'])})")
         if show_table:

@@ -7,6 +7,7 @@ from bitwright.data.folders import DataFolderWarning, cache_folder
 from bitwright.data.idx import read_idx
 from bitwright.data.images import read_images
 from bitwright.data.preprocessing import Preprocessing
+from bitwright.data.svhn import read_svhn
 from bitwright.data.weights import load_weights
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "read_cifar10",
     "read_idx",
     "read_images",
+    "read_svhn",
 ]

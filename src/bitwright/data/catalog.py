@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from bitwright.data import cifar10, digits, mnist
+from bitwright.data import cifar10, digits, imagenet, mnist, svhn
 from bitwright.data.dataset import Dataset
 from bitwright.data.folders import VARIABLE, Collection, data_folders, find
 from bitwright.errors import unknown_name
 
-_COLLECTIONS = MappingProxyType({"mnist": mnist.COLLECTION, "cifar10": cifar10.COLLECTION})
-_NAMES = ("digits", "mnist", "cifar10")
+_COLLECTIONS = MappingProxyType(
+    {"mnist": mnist.COLLECTION, "cifar10": cifar10.COLLECTION, "svhn": svhn.COLLECTION}
+)
+_NAMES = ("digits", "mnist", "cifar10", "svhn", "imagenet")
 _SPLITS = ("train", "test")
 
 
@@ -50,7 +52,7 @@ def load(name: str, split: str = "train", *, root: Path | None = None, download:
     Files are looked for in `root`, else in the folder that the environment variable BITWRIGHT_DATA
     names; then in the cache; then, if `download`, fetched into the cache. They may be plain, .gz or
     .xz, and for CIFAR-10 in `cifar-10-binary.tar.gz`. `digits` comes with scikit-learn and needs no
-    folder.
+    folder; `imagenet` is folders of pictures, which nobody checks or downloads.
 
     Args:
         name: one of `names()`.
@@ -72,6 +74,10 @@ def load(name: str, split: str = "train", *, root: Path | None = None, download:
         raise unknown_name("split", split, _SPLITS)
     if name == "digits":
         return digits.load_digits(split)
+    if name == "imagenet":
+        return imagenet.load_imagenet(split, root=root)
+    if name == "svhn":
+        return svhn.load_svhn(split, root=root, download=download)
     if name == "mnist":
         return mnist.load_mnist(split, root=root, download=download)
     return cifar10.load_cifar10(split, root=root, download=download)
@@ -93,8 +99,11 @@ def locate(name: str, *, root: Path | None = None) -> Location:
             MappingProxyType({"scikit-learn": path}),
             'pip install "bitwright[demo]"',
         )
-    collection = _COLLECTIONS[name]
     folders = data_folders(root)
+    if name == "imagenet":
+        splits = MappingProxyType({split: imagenet.find_split(split, root) for split in imagenet.SPLITS})
+        return Location(name, folders, splits, f"set {VARIABLE} to the folder that has imagenet/train")
+    collection = _COLLECTIONS[name]
     found = {
         file.name: _first(file.name, collection, folders) for file in (*collection.train, *collection.test)
     }

@@ -90,4 +90,7 @@ class Dataset:
                 got=n,
                 where=f"data set {self.name!r}, {self.split}",
             )
-        return replace(self, images=self.images[:n], labels=self.labels[:n])
+        # pictures that are read when they are indexed stay unread
+        first = getattr(self.images, "first", None)
+        images = self.images[:n] if first is None else first(n)
+        return replace(self, images=images, labels=self.labels[:n])

@@ -141,11 +141,15 @@ def gate(
     scale: torch.Tensor | None = None,
     zero_point: torch.Tensor | None = None,
     overflow: Overflow = Overflow.SATURATE,
+    hard_tanh: float = 1.0,
 ) -> torch.Tensor:
-    """grad where x / scale lies within the limits of the format, else 0; 0 where it is NaN."""
+    """grad where x / scale lies within the limits of the format, else 0; 0 where it is NaN.
+
+    For `binary` the limits are those of the hard tanh, +-hard_tanh.
+    """
     low, high = limits(form, overflow, None)
     if isinstance(form, Binary):
-        low, high = -1.0, 1.0  # the derivative of the hard tanh
+        low, high = -hard_tanh, hard_tanh
     gated: torch.Tensor = torch.ops.bitwright.gate(x, grad, scale, zero_point, str(form), low, high)
     return gated
 

@@ -9,6 +9,8 @@ from functools import partial
 from torch import nn
 
 from bitwright.errors import InvalidValueError, unknown_name
+from bitwright.models.alexnet import alexnet
+from bitwright.models.googlenet import googlenet
 from bitwright.models.resnet import resnet, resnet8
 
 EPSILON = 1e-4
@@ -118,6 +120,8 @@ _MODELS: dict[str, Callable[[int, tuple[int, int, int], int], nn.Module]] = {
     "convnet": convnet,
     "dscnn": dscnn,
     "convnet1d": convnet1d,
+    "alexnet": alexnet,
+    "googlenet": googlenet,
     "resnet8": resnet8,
     "resnet20": partial(resnet, 20),
     "resnet56": partial(resnet, 56),
@@ -127,6 +131,8 @@ DEFAULT_WIDTHS = {
     "convnet": 64,
     "dscnn": 32,
     "convnet1d": 64,
+    "alexnet": 64,
+    "googlenet": 64,
     "resnet8": 16,
     "resnet20": 16,
     "resnet56": 16,

@@ -26,6 +26,7 @@ from bitwright.nn.graph import (
     share_quantizers,
     trace,
 )
+from bitwright.nn.integer_norm import IntegerBatchNorm1d, IntegerBatchNorm2d, IntegerNorm, check_normalised
 from bitwright.nn.joins import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -52,6 +53,7 @@ from bitwright.nn.layers import (
 )
 from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
 from bitwright.nn.rewrite import is_rewritten, restore, rewrite
+from bitwright.nn.shift_norm import ShiftBatchNorm1d, ShiftBatchNorm2d
 from bitwright.nn.slots import (
     OPERANDS,
     SHORT_NAMES,
@@ -86,6 +88,9 @@ __all__ = [
     "FloatLayer",
     "Fold",
     "GlobalAvgPool",
+    "IntegerBatchNorm1d",
+    "IntegerBatchNorm2d",
+    "IntegerNorm",
     "Join",
     "Levels",
     "Line",
@@ -95,12 +100,15 @@ __all__ = [
     "Norm",
     "Pool",
     "Reader",
+    "ShiftBatchNorm1d",
+    "ShiftBatchNorm2d",
     "Shortcut",
     "Slots",
     "Source",
     "TransposedGeometry",
     "UntraceableError",
     "block_axes",
+    "check_normalised",
     "check_reduction",
     "describe",
     "eval_rounding",

@@ -162,6 +162,28 @@ class Accumulators:
         rows = self.layer.geometry.by_output(weight)
         return rows if self.unit == 1.0 else rows / self.unit
 
+    def worth(self) -> torch.Tensor:
+        """Of one accumulator: float64, one number or one a channel."""
+        activation, weight = self.operands.values()
+        for role, quantizer in self.operands.items():
+            if quantizer is None or not quantizer.format.integral:
+                raise InvalidValueError(
+                    "the layer's accumulators are integers",
+                    got=f"{role} {'in float' if quantizer is None else quantizer.format}",
+                    where=self.name,
+                    fix='give it an integer format, or use norm = "shift" or "batch"',
+                )
+        assert activation is not None
+        assert weight is not None
+        worth = torch.ones(1, dtype=torch.float64)
+        by_activation, by_weight = activation.current_scale(), weight.current_scale()
+        if by_activation is not None:
+            worth = worth.to(by_activation.device) * by_activation.detach().double().flatten()
+        if by_weight is not None:
+            steps = self.layer.geometry.weight_scales(by_weight.detach().double())
+            worth = worth.to(by_weight.device) * steps
+        return worth
+
     def line(self, numbers: torch.Tensor | None = None) -> Line:
         """From the present weights and scales; the weight's `numbers` save quantising it again."""
         activation, weight = self.operands.values()

@@ -17,7 +17,11 @@ class BatchNorm1d(nn.BatchNorm1d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
         """[N, C] or [N, C, L]."""
         folded = _folded(self.fold, input)
-        return super().forward(input) if folded is None else folded
+        return self.compute(input) if folded is None else folded
+
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        """What the norm does where nothing is folded: torch's own, and other norms' place to differ."""
+        return super().forward(x)
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean, gamma / sqrt(var + eps) and beta: float64 [C] on the CPU."""
@@ -32,7 +36,11 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
         """[N, C, H, W]."""
         folded = _folded(self.fold, input)
-        return super().forward(input) if folded is None else folded
+        return self.compute(input) if folded is None else folded
+
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        """What the norm does where nothing is folded: torch's own, and other norms' place to differ."""
+        return super().forward(x)
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean, gamma / sqrt(var + eps) and beta: float64 [C] on the CPU."""
@@ -51,6 +59,15 @@ def _folded(fold: Fold | None, x: torch.Tensor) -> torch.Tensor | None:
 def _statistics(
     norm: nn.BatchNorm1d | nn.BatchNorm2d,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    mean, var = (t.detach().cpu().double() for t in require_statistics(norm))
+    ones = torch.ones_like(mean)
+    gamma = norm.weight.detach().cpu().double() if norm.affine else ones
+    beta = norm.bias.detach().cpu().double() if norm.affine else torch.zeros_like(mean)
+    return mean, gamma / torch.sqrt(var + norm.eps), beta
+
+
+def require_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """The running mean and variance, which eval cannot do without."""
     if norm.running_mean is None or norm.running_var is None:
         raise InvalidValueError(
             "eval needs running statistics",
@@ -58,8 +75,4 @@ def _statistics(
             where=repr(norm),
             fix="train with track_running_stats=True",
         )
-    mean, var = norm.running_mean.detach().cpu().double(), norm.running_var.detach().cpu().double()
-    ones = torch.ones_like(mean)
-    gamma = norm.weight.detach().cpu().double() if norm.affine else ones
-    beta = norm.bias.detach().cpu().double() if norm.affine else torch.zeros_like(mean)
-    return mean, gamma / torch.sqrt(var + norm.eps), beta
+    return norm.running_mean, norm.running_var

@@ -1,5 +1,23 @@
-"""optim: formats for gradients, stored weights and state of any torch optimiser."""
+"""optim: the papers' optimisers, and formats for gradients, weights and state of any torch optimiser."""
 
-from bitwright.optim.formats import STEP_BUFFER, ParameterRule, stored_quantizers, wrap
+from bitwright.optim.formats import (
+    STEP_BUFFER,
+    ParameterRule,
+    StoredTensor,
+    stored_quantizers,
+    stored_tensors,
+    wrap,
+)
+from bitwright.optim.fxp_adam import FxpAdam
+from bitwright.optim.shift_adamax import ShiftAdaMax
 
-__all__ = ["STEP_BUFFER", "ParameterRule", "stored_quantizers", "wrap"]
+__all__ = [
+    "STEP_BUFFER",
+    "FxpAdam",
+    "ParameterRule",
+    "ShiftAdaMax",
+    "StoredTensor",
+    "stored_quantizers",
+    "stored_tensors",
+    "wrap",
+]

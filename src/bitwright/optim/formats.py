@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bitwright.formats import Format
 from bitwright.quantize import Quantizer, QuantizerSpec
 
 STEP_BUFFER = "bitwright_step"
@@ -44,6 +45,32 @@ class ParameterRule:
     primal: QuantizerSpec | None = None
     state: QuantizerSpec | None = None
     clip: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that lies on a grid between two steps.
+
+    Args:
+        parameter: the parameter, or the one whose state the tensor is.
+        state: its key in the optimiser's state; None: the parameter itself.
+        format: of its numbers.
+        scale: the worth of a number 1; None takes the format's own.
+    """
+
+    parameter: nn.Parameter
+    state: str | None
+    format: Format
+    scale: torch.Tensor | None
+
+
+def stored_tensors(optimizer: torch.optim.Optimizer) -> list[StoredTensor]:
+    """Every parameter and state tensor that a recipe's `primal` or `state` put on a grid."""
+    formats = optimizer.__dict__.get(_ATTRIBUTE)
+    return [] if formats is None else list(formats.stored())
+
+
+_ATTRIBUTE = "bitwright_formats"
 
 
 class _Formats:
@@ -111,6 +138,13 @@ class _Formats:
         if quantizer is not None:
             quantizer.quantize_(parameter, measured=not early)
 
+    def stored(self) -> Iterator[StoredTensor]:
+        for rule in self.rules:
+            for (name, tensor), quantizer in self.quantizers.items():
+                if name == rule.name and tensor != "weight_grad":
+                    key = tensor.removeprefix("state.") if tensor != "primal" else None
+                    yield StoredTensor(rule.parameter, key, quantizer.format, quantizer.current_scale())
+
     # torch casts all state of a parameter to the parameter's type when it loads: counters would lose bits
 
     def before_loading(self, optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +188,7 @@ def wrap(
             if rule.primal is not None:
                 quantizer = Quantizer(rule.primal, f"{rule.name}.primal", 0, seed)
                 quantizer.quantize_(rule.parameter)
-    optimizer.__dict__["_bitwright_formats"] = formats
+    optimizer.__dict__[_ATTRIBUTE] = formats
     optimizer.register_step_pre_hook(formats.before)
     optimizer.register_step_post_hook(formats.after)
     optimizer.register_load_state_dict_pre_hook(formats.before_loading)
@@ -164,7 +198,7 @@ def wrap(
 
 def stored_quantizers(optimizer: torch.optim.Optimizer) -> Iterator[Quantizer]:
     """The quantisers of gradients, stored weights and state that have been used so far."""
-    formats = optimizer.__dict__.get("_bitwright_formats")
+    formats = optimizer.__dict__.get(_ATTRIBUTE)
     if isinstance(formats, _Formats):
         yield from formats.quantizers.values()
 

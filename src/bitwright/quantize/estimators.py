@@ -61,6 +61,7 @@ class Pass:
         channel_axis: of statistics per channel.
         learnt: the gradients of a learnt scale, which is then handed to `estimate`.
         block_axis: along which a block format's blocks run.
+        hard_tanh: where the clipped gradient of `binary` ends.
     """
 
     form: Format
@@ -72,6 +73,7 @@ class Pass:
     channel_axis: int | None = None
     learnt: Gradients | None = None
     block_axis: int = -1
+    hard_tanh: float = 1.0
 
 
 def quantize_and_measure(
@@ -93,8 +95,8 @@ def quantize_and_measure(
         candidates: the scales of `Statistic.ERRORS`.
         out: receives values in place of numbers; may be x.
     """
-    others = (Statistic.MAX_ABS, Statistic.OVER, Statistic.OVER_HALF)
-    if out is not None and (what.channel_axis is not None or any(s not in others for s in what.wants)):
+    blind = (Statistic.MAX_ABS, Statistic.OVER, Statistic.OVER_HALF, Statistic.COUNT)
+    if out is not None and (what.channel_axis is not None or any(s not in blind for s in what.wants)):
         x = x.clone()  # for what is measured after the pass that overwrites it
     scaled = out is not None or isinstance(what.form, Block)
     number, max_abs, counts = operators.quantize(
@@ -159,7 +161,7 @@ class _Levels(torch.autograd.Function):
             grad = torch.zeros_like(grad)
         elif what.estimator is Estimator.CLIPPED:
             x, scale, zero_point = ctx.saved_tensors
-            grad = operators.gate(what.form, x, grad, scale, zero_point, what.overflow)
+            grad = operators.gate(what.form, x, grad, scale, zero_point, what.overflow, what.hard_tanh)
         return grad, of_parameter, None, None, None, None, None
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Block, Format, Rounding, tensor_id, twin
+from bitwright.formats import Block, Fixed, Format, Int, Rounding, tensor_id, twin
 from bitwright.quantize import ranks
 from bitwright.quantize.controllers import LearntClip, State, Static
 from bitwright.quantize.estimators import Gradients, Pass, estimate, quantize_and_measure
@@ -74,6 +74,8 @@ class Quantizer(nn.Module):
             step = spec.format.scale_or_default(controller.scale)
             scale = torch.tensor(step, dtype=torch.float32) if step != 1.0 else None
             self.register_buffer("scale", scale, persistent=False)
+        elif controller.present:
+            self.register_buffer("scale", None, persistent=False)
         else:
             for key, value in controller.state(spec.format).items():
                 if controller.learns:
@@ -104,10 +106,14 @@ class Quantizer(nn.Module):
             for watching in (False, True)
         }
 
+    def relax(self, bound: float) -> None:
+        """Widen the hard tanh whose gradient a clipped binary quantiser has, from 1 to `bound`."""
+        self._passes = {when: replace(what, hard_tanh=bound) for when, what in self._passes.items()}
+
     @property
     def format(self) -> Format:
-        """The format of the codes."""
-        return self.spec.format
+        """The format of the codes; narrower than the spec's where its controller dropped bits."""
+        return self._passes[True, True].form
 
     @property
     def rounding(self) -> Rounding:
@@ -150,8 +156,10 @@ class Quantizer(nn.Module):
             x: a float tensor.
             measured: whether its statistics count (in training and calibration only).
         """
-        scale, zero_point, what, candidates = self._prepare(x, measured)
         controller = self.spec.controller
+        if controller.present:
+            return Quantized(self._present_values(x))
+        scale, zero_point, what, candidates = self._prepare(x, measured)
         parameter = next(iter(self._parameters.values())) if controller.learns else None
         key = self._next_key()
         if self.witness is not None:
@@ -165,6 +173,8 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def quantize_(self, x: torch.Tensor, measured: bool = True) -> torch.Tensor:
         """Put `x` on the grid in place, as values and without a gradient: for what the optimiser stores."""
+        if self.spec.controller.present:
+            return x.copy_(self._present_values(x))
         scale, zero_point, what, candidates = self._prepare(x, measured)
         key = self._next_key()
         if self.witness is not None:
@@ -172,6 +182,11 @@ class Quantizer(nn.Module):
         _, taken = quantize_and_measure(x, scale, zero_point, key, what, candidates, out=x)
         self._merge(taken)
         return x
+
+    @torch.no_grad()
+    def _present_values(self, x: torch.Tensor) -> torch.Tensor:
+        spec = self.spec
+        return spec.controller.values(x, spec.format, self.rounding, self._next_key(), spec.random_bits)
 
     def _prepare(
         self, x: torch.Tensor, measured: bool
@@ -227,6 +242,7 @@ class Quantizer(nn.Module):
             return
         self._take(self.spec.controller.move(self.state(), self.format))
         self._forget()
+        self._narrow()
 
     # --- calibration -------------------------------------------------------------------------------------
 
@@ -257,6 +273,7 @@ class Quantizer(nn.Module):
         if held and not self._ready:
             self.initialized.fill_(True)
             self._ready = True
+            self._narrow()
 
     def statistics(self) -> list[tuple[Statistic, torch.Tensor]]:
         """What was measured since the tick: what ranks exchange."""
@@ -306,6 +323,16 @@ class Quantizer(nn.Module):
             else:
                 setattr(self, name, value.to(held.dtype))
 
+    def _narrow(self) -> None:
+        """Follow `dropped`: the one count that is read on the host, of formats that may lose bits."""
+        if not self.spec.controller.narrows:
+            return
+        form = self.spec.format
+        assert isinstance(form, Fixed | Int)
+        form = replace(form, width=form.width - int(self.get_buffer("dropped")))
+        if form != self.format:
+            self._passes = {when: replace(what, form=form) for when, what in self._passes.items()}
+
     def _forget(self) -> None:
         for statistic in self._wants:
             getattr(self, statistic.value).zero_()
@@ -338,6 +365,7 @@ class Quantizer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if self.spec.controller.moves:
             self._ready = bool(self.initialized)
+        self._narrow()
 
     def extra_repr(self) -> str:
         return str(self.spec)

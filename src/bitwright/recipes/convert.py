@@ -28,12 +28,19 @@ from bitwright.nn import (
     ConvTranspose2d,
     FloatLayer,
     GlobalAvgPool,
+    IntegerBatchNorm1d,
+    IntegerBatchNorm2d,
+    IntegerNorm,
     Join,
     Linear,
+    Norm,
     Pool,
+    ShiftBatchNorm1d,
+    ShiftBatchNorm2d,
     Slots,
     UntraceableError,
     block_axes,
+    check_normalised,
     describe,
     is_rewritten,
     link_folds,
@@ -67,7 +74,13 @@ _TWINS: dict[type[nn.Module], type[nn.Module]] = {
     Concat: Concat,
     GlobalAvgPool: GlobalAvgPool,
 }
-_PLAIN = {twin: plain for plain, twin in _TWINS.items()}
+_NORMS: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
+    "batch": {},
+    "shift": {nn.BatchNorm1d: ShiftBatchNorm1d, nn.BatchNorm2d: ShiftBatchNorm2d},
+    "integer": {nn.BatchNorm1d: IntegerBatchNorm1d, nn.BatchNorm2d: IntegerBatchNorm2d},
+}
+"""A recipe's norm -> what it puts in place of the usual twins."""
+_PLAIN = {twin: plain for twins in (_TWINS, *_NORMS.values()) for plain, twin in twins.items()}
 _REPLACEMENTS = {"Hardtanh": nn.Hardtanh}
 
 
@@ -267,7 +280,7 @@ class _Conversion:
         if (_is_compute(module) or joins) and not operands and not stored:
             report.skipped.append(Skipped(name, kind, "the recipe gives it no format"))
             return None
-        twin = _adopt(module, _TWINS[type(module)])
+        twin = _adopt(module, (_TWINS | _NORMS[self.recipe.norm.kind])[type(module)])
         if isinstance(twin, ComputeLayer):
             twin.slots = Slots(operands, name, self.seed, block_axes(twin), weight_axis(twin))
             twin.accumulator = Accumulator()
@@ -282,11 +295,24 @@ class _Conversion:
             if isinstance(twin, Pool):
                 twin.accumulator = Accumulator()
             report.rows.append(Row(f"{name}:activation", "its inputs", str(spec), spec.estimator.value))
+        self.begin_norm(name, twin, operands, report)
         for role, spec in stored.items():
             parameters = " ".join(n for n, _ in module.named_parameters(recurse=False))
             kept = "weight" if _is_compute(module) else parameters
             report.rows.append(Row(f"{name}:{role}", f"optimiser, of {kept}", str(spec)))
         return twin
+
+    def begin_norm(
+        self, name: str, twin: nn.Module, operands: dict[str, QuantizerSpec], report: Report
+    ) -> None:
+        """What a norm of the recipe's kind needs beyond its class, and its rows of the report."""
+        rule = self.recipe.norm
+        if isinstance(twin, Norm) and rule.kind != "batch":
+            report.rows.append(Row(f"{name}:norm", "norm", str(rule)))
+        if isinstance(twin, IntegerNorm):
+            error = {role: spec for role, spec in operands.items() if role in ("error", "dgrad.error")}
+            twin.begin(check_normalised(rule.format), Slots(error, name, self.seed))
+            report.rows += [Row(f"{name}:{role}", role, str(spec)) for role, spec in error.items()]
 
     def replacements(
         self,
@@ -379,7 +405,10 @@ def plain_copy(module: nn.Module) -> nn.Module:
         return module
     kind = _PLAIN[type(module)]
     plain = _adopt(module, kind)
-    plain.__dict__.pop("fold", None)
+    for attribute in ("fold", "normalised"):
+        plain.__dict__.pop(attribute, None)
+    if isinstance(module, IntegerNorm):
+        plain.__dict__["_buffers"] = module.plain_buffers()
     if kind in _PLAIN:  # a join that is ours in the plain model too
         plain.slots = Slots({}, "")
         return plain

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from bitwright.nn import BatchNorm1d, BatchNorm2d, ComputeLayer
-from bitwright.optim import ParameterRule, wrap
+from bitwright.optim import FxpAdam, ParameterRule, ShiftAdaMax, wrap
 from bitwright.recipes.convert import layer_specs
 
 if TYPE_CHECKING:
     from bitwright.recipes.recipe import Recipe
+
+_OURS = {"FxpAdam": FxpAdam, "ShiftAdaMax": ShiftAdaMax}
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module, lr: float | None) -> torch.optim.Optimizer:
@@ -46,7 +48,8 @@ def build_optimizer(recipe: Recipe, model: nn.Module, lr: float | None) -> torch
                     )
                 )
     options = [{"params": p, "lr": base * s, "step_scale": s} for s, p in groups.items()]
-    optimizer: torch.optim.Optimizer = getattr(torch.optim, rule.name)(options)
+    kind = _OURS.get(rule.name) or getattr(torch.optim, rule.name)
+    optimizer: torch.optim.Optimizer = kind(options)
     return wrap(optimizer, model, rules) if rules else optimizer
 
 

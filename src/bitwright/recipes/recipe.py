@@ -11,18 +11,28 @@ from pathlib import Path
 from typing import Any, cast
 
 from bitwright.errors import FileFormatError, InvalidTypeError, InvalidValueError, unknown_name
-from bitwright.formats import RANDOM_BITS, Format, Overflow, Rounding, parse
-from bitwright.nn import OPERANDS, SHORT_NAMES, Exact, check_reduction, operands_of, tensor_of
+from bitwright.formats import RANDOM_BITS, Fixed, Format, Overflow, Rounding, parse
+from bitwright.nn import (
+    OPERANDS,
+    SHORT_NAMES,
+    Exact,
+    check_normalised,
+    check_reduction,
+    operands_of,
+    tensor_of,
+)
 from bitwright.quantize import CONTROLLERS, Controller, Density, Estimator, QuantizerSpec
 
 OPTIMIZER_ROLES = ("weight_grad", "primal", "state")
 ROLES = (*SHORT_NAMES, *OPERANDS, *OPTIMIZER_ROLES)
 """Every tensor of training that a recipe can name."""
 
-OPTIMIZERS = ("Adam", "AdamW", "Adamax", "SGD", "RMSprop")
+OPTIMIZERS = ("Adam", "AdamW", "Adamax", "SGD", "RMSprop", "ShiftAdaMax", "FxpAdam")
 LOSSES = ("cross-entropy", "squared-hinge")
 POSITIONS = ("first", "last")
 _TABLES = ("roles", "layers", "replace", "optimizer", "training")
+NORMS = ("batch", "shift", "integer")
+NORMALISED = Fixed(12, 8)
 
 Roles = Mapping[str, QuantizerSpec | None]
 
@@ -57,7 +67,7 @@ class OptimizerRule:
     """How the weights move.
 
     Args:
-        name: class in torch.optim.
+        name: class in torch.optim or bitwright.optim.
         lr: learning rate; lr_final: at the end of an exponential decay.
         step_scale: "glorot" multiplies a compute layer's step by sqrt((fan_in + fan_out) / 1.5)
             (QNN: c_l, section 1), or None.
@@ -69,6 +79,48 @@ class OptimizerRule:
     lr_final: float = 1e-6
     step_scale: str | None = None
     clip: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class NormRule:
+    """What takes a batch norm's place.
+
+    Args:
+        kind: "batch" (torch's), "shift" (QNN, section 2) or "integer" (FxpNet, section 4).
+        format: of an integer norm's normalised values.
+    """
+
+    kind: str = "batch"
+    format: Format = NORMALISED
+
+    def __post_init__(self) -> None:
+        if self.kind not in NORMS:
+            raise unknown_name("norm", self.kind, NORMS)
+        if self.kind == "integer":
+            check_normalised(self.format)
+
+    def __str__(self) -> str:
+        return f"integer, {self.format}" if self.kind == "integer" else self.kind
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """Wider bounds of the hard tanh for the last part of a run (QNN, section 6).
+
+    Args:
+        after: share of the run before it, 0 to 1.
+        bound: in place of 1.
+    """
+
+    after: float
+    bound: float
+
+    def __post_init__(self) -> None:
+        for name in ("after", "bound"):
+            if not _is_number(getattr(self, name)):
+                raise InvalidTypeError(f"{name} is a number", got=repr(getattr(self, name)))
+        if not 0 <= self.after <= 1 or not self.bound > 0:
+            raise InvalidValueError("relax begins after a share of the run, to a bound above 0", got=self)
 
 
 @dataclass(frozen=True)
@@ -85,6 +137,8 @@ class Recipe:
     optimizer_rule: OptimizerRule = field(default_factory=OptimizerRule)
     loss: str = "cross-entropy"
     initial_weights: str | None = None
+    norm: NormRule = NormRule()
+    relax: Relaxation | None = None
     exact: Exact = Exact.FORWARD
     """Which of a layer's three products are exact: the forward one, or all."""
 
@@ -133,7 +187,7 @@ def recipe(name: str | Path | Recipe, **roles: Any) -> Recipe:
 
     Operands are named with an underscore for the dot: `forward_weight="int8"`. A value is a format's
     name, "float", a table as in the TOML files, or a `QuantizerSpec`. `exact="all"` makes dgrad and wgrad
-    exact too.
+    exact too; `norm="shift"` and `optimizer="FxpAdam"` (or a table with the keys to change) replace those.
     """
     if isinstance(name, Recipe):
         found = name
@@ -143,8 +197,13 @@ def recipe(name: str | Path | Recipe, **roles: Any) -> Recipe:
         found = _read(str(name), _shipped(str(name)))
     else:
         raise unknown_name("recipe", str(name), names())
+    where = f"recipe {found.name}"
     if "exact" in roles:
-        found = replace(found, exact=_exact(roles.pop("exact"), f"recipe {found.name}"))
+        found = replace(found, exact=_exact(roles.pop("exact"), where))
+    if "norm" in roles:
+        found = replace(found, norm=_norm(roles.pop("norm"), where))
+    if "optimizer" in roles:
+        found = replace(found, optimizer_rule=_optimizer(found.optimizer_rule, roles.pop("optimizer"), where))
     if not roles:
         return found
     by_keyword = {role.replace(".", "_"): role for role in ROLES}
@@ -153,8 +212,17 @@ def recipe(name: str | Path | Recipe, **roles: Any) -> Recipe:
         role = by_keyword.get(keyword.replace(".", "_"))
         if role is None:
             raise unknown_name("role", keyword, ROLES)
-        changed[role] = parse_spec(value, role, f"recipe {found.name}")
+        changed[role] = parse_spec(_with_point(value, found.roles.get(role)), role, where)
     return replace(found, roles=changed)
+
+
+def _with_point(value: Any, present: QuantizerSpec | None) -> Any:
+    """A format that has no point of its own (`fixed12`) takes over what moves the present spec's point."""
+    if isinstance(value, str | Format) and value != "float" and present is not None:
+        form = parse(value)
+        if form.default_scale is None and present.controller.moves:
+            return replace(present, format=form)
+    return value
 
 
 def names() -> tuple[str, ...]:
@@ -238,6 +306,10 @@ def _check_role(role: str, spec: QuantizerSpec) -> None:
         raise InvalidValueError(
             f"a {spec.controller} scale needs a gradient, which only {', '.join(trained)} have"
         )
+    if spec.controller.narrows and tensor_of(role) in ("weight", "activation"):
+        raise InvalidValueError("the width of what is lowered stays", fix="shrink errors and what is stored")
+    if spec.controller.present and tensor_of(role) != "error":
+        raise InvalidValueError(f"a {spec.controller} scale is for errors, which pass a gradient on as it is")
     if spec.controller.affine and tensor_of(role) != "activation":
         raise InvalidValueError("a zero point is for activations only", fix='use controller = "max-abs"')
 
@@ -258,24 +330,17 @@ def _read(where: str, text: str) -> Recipe:
     table = _on_its_base(table, where)
     _check_keys(
         table,
-        {"name", "title", "paper", "exact", *_TABLES},
+        {"name", "title", "paper", "exact", "norm", *_TABLES},
         where,
     )
     tables = {n: _table(table.get(n, {}), n, where) for n in _TABLES}
     training, optimizer = tables["training"], tables["optimizer"]
-    _check_keys(training, {"loss", "initial_weights"}, where)
-    _check_keys(optimizer, {f.name for f in fields(OptimizerRule)}, where)
-    for key in ("lr", "lr_final"):
-        if not _is_number(optimizer.get(key, 1.0)):
-            raise InvalidTypeError(f"{key} is a number", got=repr(optimizer[key]), where=where)
-    if "clip" in optimizer:
-        bounds = optimizer["clip"]
-        if not (isinstance(bounds, list) and len(bounds) == 2 and all(map(_is_number, bounds))):
-            raise InvalidTypeError("clip is a list of two numbers", got=repr(bounds), where=where)
-        optimizer["clip"] = (float(bounds[0]), float(bounds[1]))
+    _check_keys(training, {"loss", "initial_weights", "relax"}, where)
+    relax = _table(training.get("relax", {}), "relax", where)
+    _check_keys(relax, {"after", "bound"}, where)
+    if relax.keys() not in ({"after", "bound"}, set()):
+        raise InvalidValueError("relax has the keys after and bound", got=relax, where=where)
     for kind, chosen, valid in (
-        ("optimizer", optimizer.get("name"), OPTIMIZERS),
-        ("step_scale", optimizer.get("step_scale"), ("glorot",)),
         ("loss", training.get("loss"), LOSSES),
         ("initial_weights", training.get("initial_weights"), ("uniform",)),
     ):
@@ -288,9 +353,11 @@ def _read(where: str, text: str) -> Recipe:
         roles={r: parse_spec(v, r, where) for r, v in tables["roles"].items()},
         layers=tuple(_layer_rule(k, v, where) for k, v in tables["layers"].items()),
         replace=tables["replace"],
-        optimizer_rule=OptimizerRule(**optimizer),
+        optimizer_rule=_optimizer(OptimizerRule(), optimizer, where),
         loss=training.get("loss", "cross-entropy"),
         initial_weights=training.get("initial_weights"),
+        relax=Relaxation(**relax) if relax else None,
+        norm=_norm(table.get("norm", "batch"), where),
         exact=_exact(table.get("exact", Exact.FORWARD), where),
     )
 
@@ -315,6 +382,35 @@ def _on_its_base(table: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _shipped(name: str) -> str:
     return resources.files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
+
+
+def _optimizer(rule: OptimizerRule, value: Any, where: str) -> OptimizerRule:
+    """`rule` with another name, or with the keys of a table changed."""
+    table = _table({"name": value} if isinstance(value, str) else value, "optimizer", where)
+    _check_keys(table, {f.name for f in fields(OptimizerRule)}, where)
+    for key in ("lr", "lr_final"):
+        if not _is_number(table.get(key, 1.0)):
+            raise InvalidTypeError(f"{key} is a number", got=repr(table[key]), where=where)
+    if "clip" in table:
+        bounds = table["clip"]
+        if not (isinstance(bounds, list) and len(bounds) == 2 and all(map(_is_number, bounds))):
+            raise InvalidTypeError("clip is a list of two numbers", got=repr(bounds), where=where)
+        table["clip"] = (float(bounds[0]), float(bounds[1]))
+    for kind, key, valid in (("optimizer", "name", OPTIMIZERS), ("step_scale", "step_scale", ("glorot",))):
+        if table.get(key) not in (None, *valid):
+            raise InvalidValueError(str(unknown_name(kind, str(table[key]), valid)), where=where)
+    return replace(rule, **table)
+
+
+def _norm(value: Any, where: str) -> NormRule:
+    """A norm by its kind, or a table of kind and format."""
+    if isinstance(value, NormRule):
+        return value
+    table = _table({"kind": value} if isinstance(value, str) else value, "norm", where)
+    _check_keys(table, {"kind", "format"}, where)
+    if "format" in table:
+        table["format"] = parse(table["format"])
+    return NormRule(**table)
 
 
 def _exact(value: Any, where: str) -> Exact:

@@ -20,6 +20,7 @@ from bitwright.training.loop import (
 from bitwright.training.losses import loss, squared_hinge
 from bitwright.training.machine import machine
 from bitwright.training.monitor import MONITOR, Monitor, Reading, read_monitor
+from bitwright.training.relax import relax_
 from bitwright.training.settings import DEFAULT_EPOCHS, Settings
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "loss",
     "machine",
     "read_monitor",
+    "relax_",
     "save_checkpoint",
     "squared_hinge",
     "train",

@@ -1,8 +1,12 @@
-"""Checkpoints: all that a run needs to go on, bit for bit, in one file without pickle."""
+"""Checkpoints: all that a run needs to go on, bit for bit, in one file without pickle.
+
+What a recipe's `primal` and `state` put on a grid is written as packed codes and scales, never as floats.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +17,26 @@ from torch import nn
 
 from bitwright.errors import FileFormatError
 from bitwright.integer import write_atomic
+from bitwright.optim import stored_tensors
+from bitwright.training import stored_codes
 
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
+"""Version 1 knows no codes."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a checkpoint's tensors, and of the same tensors in memory."""
+
+    written: int
+    plain: int
 
 
 def save_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
-) -> None:
-    """Write model, optimiser state and `progress` (JSON values); whole or not at all."""
+) -> Sizes:
+    """Write model, optimiser state and `progress` (JSON values), whole or not at all; returns the sizes."""
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
@@ -32,10 +48,36 @@ def save_checkpoint(
                     got=f"{key} = {value!r}",
                     where=type(optimizer).__name__,
                 )
+    plain = sum(t.numel() * t.element_size() for t in tensors.values())
+    codes = _encode(tensors, model, optimizer)
     # shared storage would be refused, and views would drag their base along
     tensors = {name: t.detach().clone().contiguous() for name, t in tensors.items()}
-    header = {"format": "bitwright-checkpoint", "version": VERSION, "progress": progress}
+    header = {"format": "bitwright-checkpoint", "version": VERSION, "progress": progress, "codes": codes}
+    written = sum(t.numel() * t.element_size() for t in tensors.values())
     write_atomic(path, serialize(tensors, metadata={"bitwright": json.dumps(header)}))
+    return Sizes(written, plain)
+
+
+def _encode(
+    tensors: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Replace every tensor on a grid by its codes; returns what decodes them, by name."""
+    name_of = {parameter: f"model.{name}" for name, parameter in model.named_parameters()}
+    index_of = {
+        parameter: index
+        for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"])
+    }
+    described = {}
+    for stored in stored_tensors(optimizer):
+        parameter, key = stored.parameter, stored.state
+        name = name_of.get(parameter) if key is None else f"optimizer.{index_of[parameter]}.{key}"
+        if name is None or name not in tensors:
+            continue
+        codes = stored_codes.encode(name, tensors[name], stored.format, stored.scale)
+        if codes is not None:
+            described[name] = stored_codes.describe(tensors[name], stored.format)
+            tensors |= codes
+    return described
 
 
 def load_checkpoint(
@@ -56,12 +98,13 @@ def load_checkpoint(
         raise FileFormatError("a checkpoint is complete safetensors", got=error, where=path) from error
     if not isinstance(header, dict) or header.get("format") != "bitwright-checkpoint":
         raise FileFormatError("the file is a bitwright checkpoint", got=header, where=path)
-    if header.get("version") != VERSION:
+    if header.get("version") not in READABLE:
         raise FileFormatError(
-            f"this library reads checkpoints of version {VERSION}",
+            f"this library reads checkpoints of version {' and '.join(map(str, READABLE))}",
             got=header.get("version"),
             where=path,
         )
+    _decode(tensors, header.get("codes", {}), path)
     model_state = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     try:
         model.load_state_dict(model_state)
@@ -87,3 +130,13 @@ def load_checkpoint(
     if not isinstance(progress, dict) or not isinstance(progress.get("history"), list):
         raise FileFormatError("a checkpoint holds the history of its run", got=progress, where=path)
     return progress
+
+
+def _decode(tensors: dict[str, torch.Tensor], described: Any, path: Path) -> None:
+    """Replace codes by their values."""
+    if not isinstance(described, dict) or not described.keys() <= tensors.keys():
+        raise FileFormatError("the header names the tensors that are codes", got=described, where=path)
+    values = {name: stored_codes.decode(name, tensors, what, path) for name, what in described.items()}
+    for name in stored_codes.scale_names(described):
+        tensors.pop(name, None)
+    tensors |= values

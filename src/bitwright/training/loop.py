@@ -20,9 +20,10 @@ from torch import nn
 from bitwright.data import Dataset
 from bitwright.errors import InvalidValueError
 from bitwright.integer import write_atomic
-from bitwright.training.checkpoint import load_checkpoint, save_checkpoint
+from bitwright.training.checkpoint import Sizes, load_checkpoint, save_checkpoint
 from bitwright.training.losses import loss
 from bitwright.training.machine import machine
+from bitwright.training.relax import relax_
 from bitwright.training.settings import Settings
 
 CHECKPOINT, RUN, RESULT, MODEL, PICTURE = (
@@ -87,6 +88,7 @@ def train(
     recipe = settings.find_recipe()
     optimizer = recipe.optimizer(model, settings.learning_rate(0.0))
     history: list[dict[str, Any]] = []
+    sizes: Sizes | None = None
     if resume:
         progress = load_checkpoint(out / CHECKPOINT, model, optimizer)
         history = progress["history"]
@@ -113,6 +115,8 @@ def train(
             for watcher in watchers:
                 watcher.epoch_begins(epoch, steps)
             began = time.perf_counter()
+            if recipe.relax is not None and epoch >= recipe.relax.after * settings.epochs:
+                relax_(model, recipe.relax.bound)
             torch.manual_seed(settings.seed * 1_000_003 + epoch)
             mean = _epoch(settings, recipe.loss, model, optimizer, training, epoch, watchers)
             row = {
@@ -122,7 +126,7 @@ def train(
                 "seconds": round(time.perf_counter() - began, 2),
             }
             history.append(row)
-            save_checkpoint(out / CHECKPOINT, model, optimizer, {"history": history})
+            sizes = save_checkpoint(out / CHECKPOINT, model, optimizer, {"history": history})
             for watcher in watchers:
                 watcher.epoch_ends(row)
     model.eval()
@@ -133,6 +137,8 @@ def train(
         "history": history,
         "machine": machine(),
     }
+    if sizes is not None:
+        result["checkpoint_bytes"] = {"tensors": sizes.written, "in_memory": sizes.plain}
     write_json(out / RESULT, result)
     return model, result
 

@@ -21,7 +21,7 @@ from bitwright.recipes import Recipe, quantize_, recipe
 from bitwright.recipes import names as recipe_names
 from bitwright.recipes.report import Report
 
-DEFAULT_EPOCHS = {"digits": 60, "mnist": 25, "cifar10": 10}
+DEFAULT_EPOCHS = {"digits": 60, "mnist": 25, "cifar10": 10, "svhn": 10, "imagenet": 1}
 """By data set: enough for the recipes' networks to settle."""
 
 

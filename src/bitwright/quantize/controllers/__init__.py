@@ -2,6 +2,7 @@
 
 from bitwright.quantize.controllers.autoflex import Autoflex
 from bitwright.quantize.controllers.base import Controller, State
+from bitwright.quantize.controllers.dorefa import DoReFa
 from bitwright.quantize.controllers.learnt import Learnt, LearntClip, LearntStep
 from bitwright.quantize.controllers.maxabs import MaxAbs, MinMax
 from bitwright.quantize.controllers.optimal import MinMSE, SqnrOptimal
@@ -20,6 +21,7 @@ CONTROLLERS: dict[str, type[Controller]] = {
     "autoflex": Autoflex,
     "lsq": LearntStep,
     "pact": LearntClip,
+    "dorefa": DoReFa,
 }
 """Name in a recipe -> controller; a recipe's keys are the parameters."""
 
@@ -27,6 +29,7 @@ __all__ = [
     "CONTROLLERS",
     "Autoflex",
     "Controller",
+    "DoReFa",
     "Learnt",
     "LearntClip",
     "LearntStep",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bitwright.errors import InvalidTypeError, InvalidValueError
-from bitwright.formats import Flex, Format, twin
+from bitwright.formats import Flex, Format, Rounding, twin
 from bitwright.quantize.estimators import Gradients
 from bitwright.quantize.statistics import Measured, Statistic, measure
 
@@ -42,6 +42,10 @@ class Controller(ABC):
     """Whether the scale is a Parameter: see `Learnt`."""
     affine: bool = False
     """Whether it sets a zero point: for activations only."""
+    narrows: bool = False
+    """Whether it keeps, in the buffer `dropped`, how many bits the format has lost."""
+    present: bool = False
+    """Whether it scales each tensor by that tensor alone, through `values`."""
     counts_before_clipping: bool = False
     """Whether a stored tensor that the optimiser clips is measured before that."""
 
@@ -75,6 +79,12 @@ class Controller(ABC):
     def settle(self, state: State, form: Format) -> State:
         """What a calibration gives, from the statistics of all its batches."""
         return self.initial(state, form)
+
+    def values(
+        self, x: torch.Tensor, form: Format, rounding: Rounding, key: torch.Tensor | None, bits: int
+    ) -> torch.Tensor:
+        """The quantised values of `x`, where the scale is that of the present tensor."""
+        raise NotImplementedError  # only where `present`
 
     def candidates(self, state: State) -> torch.Tensor | None:
         """The scales of the statistic `errors`."""
