@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "emulate.h"  // Rounding; stochastic does not occur here
+#include "engine-wide.h"
 
 namespace bitwright {
 
@@ -127,6 +128,7 @@ struct EngineTable {
     void (*add_bytes)(const PoolArgs&);
     void (*split)(const SplitArgs&);
     const char *dot_name, *depthwise_name, *planes_name;
+    WideKernels wide;
 };
 
 extern const EngineTable kEngineScalar;

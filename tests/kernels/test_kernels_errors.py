@@ -7,7 +7,7 @@ import pytest
 
 from bitwright.errors import BitwrightError, InvalidTypeError, InvalidValueError
 from bitwright.kernels import Graph, available_isas
-from bitwright.kernels.graph import Bits, Codes, Levels, Sums, Window
+from bitwright.kernels.tensors import Bits, Codes, Levels, Sums, Window
 
 ONES, ZEROS = np.ones(5, np.int64), np.zeros(5, np.int64)
 WEIGHT = np.ones((5, 3, 3, 3), np.int8)
