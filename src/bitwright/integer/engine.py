@@ -15,6 +15,7 @@ import numpy as np
 from bitwright.errors import InvalidValueError
 from bitwright.formats import Binary
 from bitwright.integer.images import (
+    check_moved,
     conv_window,
     dense,
     image_shape,
@@ -249,12 +250,16 @@ class Engine:
         """What an operation made, laid out as its type says."""
         made = self._made[name]
         if made.flat:
-            everything = np.arange(made.type.elements, dtype=np.int64)
-            tensor = self.graph.gather(self._bytes_of(made), everything, image_shape(made.type.shape))
+            shape = image_shape(made.type.shape)
+            tensor = self.graph.gather(self._bytes_of(made), self._order(name), shape)
             row = {"operation": name, "kernel": "copy", "layout": tensor.element.name.lower()}
             self._plan.append({**row, "macs": 0, "reason": "a reshape that moves numbers"})
             self._made[name] = made = Made(tensor, made.type)
         return made
+
+    def _order(self, name: str) -> np.ndarray:
+        """The elements of a tensor in C order."""
+        return np.arange(check_moved(self.types[name].elements), dtype=np.int64)
 
     def _bytes_of(self, source: Made) -> Tensor:
         """Bits as bytes, made once; other tensors as they are."""
@@ -417,14 +422,14 @@ class Engine:
     def _reorder(self, operation: Reshape | Transpose) -> None:
         """Numbers stay where they are if the image is the same, or if a product takes it as a vector."""
         source, made = self._made[operation.input], self.types[operation.name]
-        order, shape = np.arange(made.elements, dtype=np.int64), image_shape(made.shape)
-        if isinstance(operation, Transpose):
-            order = order.reshape(source.type.shape).transpose(operation.axes).reshape(-1)
-        same = bool((order[1:] > order[:-1]).all())
+        shape = image_shape(made.shape)
         vector = isinstance(operation, Reshape) and len(made.shape) == 1
-        if same and (vector or shape == source.tensor.shape):
+        if isinstance(operation, Reshape) and (vector or shape == source.tensor.shape):
             self._made[operation.name] = Made(source.tensor, made)
             return
+        order = self._order(operation.name)
+        if isinstance(operation, Transpose):
+            order = order.reshape(source.type.shape).transpose(operation.axes).reshape(-1)
         tensor = self.graph.gather(self._bytes_of(source), order, shape)
         self._keep(operation, tensor, "copy", "numbers in another order")
 
@@ -439,8 +444,7 @@ class Engine:
         source, made = self._made[operation.input], self.types[operation.name]
         tensor, shape = source.tensor, (1, *image_shape(made.shape)[1:])
         if tensor.shape != shape:
-            everything = np.arange(source.type.elements, dtype=np.int64)
-            tensor = self.graph.gather(self._bytes_of(source), everything, shape)
+            tensor = self.graph.gather(self._bytes_of(source), self._order(operation.input), shape)
         rows = operation.weight.levels.astype(np.int64) - operation.zero_point
         result = self.graph.wide_table(tensor, 0, rows, made.low, made.high)
         self._keep(operation, result, "table", "a row for each token")

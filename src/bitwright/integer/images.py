@@ -10,8 +10,11 @@ import math
 
 import numpy as np
 
+from bitwright.errors import InvalidValueError
 from bitwright.integer.operations import AvgPool, Conv, ConvTranspose, MaxPool
 from bitwright.kernels.tensors import Shape, Window
+
+MAX_MOVED = 1 << 26
 
 
 def image_shape(shape: tuple[int, ...]) -> Shape:
@@ -57,10 +60,18 @@ def spread(shape: Shape, window: Window, size: tuple[int, int]) -> tuple[np.ndar
         places.append(at[(at >= 0) & (at < extent)])
         extents.append((extent, (at >= 0) & (at < extent)))
     (height, rows), (width, columns) = extents
+    check_moved(channels * height * width)
     canvas = np.full((channels, height, width), -1, np.int64)
     source = np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
     canvas[:, places[0][:, None], places[1]] = source[:, rows][:, :, columns]
     return canvas.reshape(-1), (channels, height, width)
+
+
+def check_moved(count: int) -> int:
+    """`count`, if a copy can take so many numbers one by one: each has an entry in a list."""
+    if count > MAX_MOVED:
+        raise InvalidValueError("a copy in another order moves at most 2^26 numbers", got=count)
+    return count
 
 
 def dense(weight: np.ndarray, groups: int) -> np.ndarray:
