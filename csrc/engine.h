@@ -134,5 +134,7 @@ struct EngineTable {
 extern const EngineTable kEngineScalar;
 extern const EngineTable kEngineAvx2;
 extern const EngineTable kEngineAvx512;
+extern const EngineTable kEngineNeon;
+extern const EngineTable kEngineNeonDot;
 
 }  // namespace bitwright
