@@ -14,7 +14,11 @@ namespace bitwright {
 namespace {
 
 constexpr int64_t kStretch = 128;  // channels that are loaded at a time
-constexpr int kWideRows = 4;       // pixels that share a pass over the weights
+#if defined(__AVX512F__)
+constexpr int kWideRows = 4;  // pixels that share a pass over the weights
+#else
+constexpr int kWideRows = 2;
+#endif
 
 template <typename Stored, typename Value>
 inline void load_stored(const std::byte* from, int64_t n, Value* out) {
@@ -41,18 +45,18 @@ inline void load_levels(const View& from, const std::byte* pixel, int64_t first,
         case Element::bits:
             for (int64_t i = 0; i < n; ++i) {
                 const int64_t c = first + i;
-                Value value = 0;
+                unsigned value = 0;
                 for (int64_t p = 0; p < from.layout.planes; ++p) {
                     const auto byte =
                         std::to_integer<unsigned>(pixel[p * from.layout.plane_bytes() + c / 8]);
-                    value |= static_cast<Value>((byte >> (c % 8)) & 1U) << p;
+                    value |= ((byte >> (c % 8)) & 1U) << p;
                 }
-                out[i] = static_cast<Value>(from.factor * value - from.zero);
+                out[i] = static_cast<Value>(from.factor * static_cast<int32_t>(value) - from.zero);
             }
             break;
         case Element::bytes:
             for (int64_t i = 0; i < n; ++i) {
-                out[i] = std::to_integer<int32_t>(pixel[first + i]) - from.zero;
+                out[i] = static_cast<Value>(std::to_integer<int32_t>(pixel[first + i]) - from.zero);
             }
             break;
         case Element::shorts:
@@ -116,30 +120,70 @@ inline void for_each_stretch(int64_t channels, Work work) {
     }
 }
 
-// Modulo 2^64 or 2^32, as the type of the sum says.
-template <typename Sum, typename Value>
-inline Sum times(Value a, Value b) {
-    if constexpr (sizeof(Sum) > sizeof(Value)) {
-        return static_cast<Sum>(int64_t{a} * int64_t{b});
-    } else {
-        return static_cast<Sum>(a) * static_cast<Sum>(b);
+// One number for each of the 16 outputs of a tile, in registers: of vectors that are wider than
+// those, GCC makes memory.
+#if defined(__GNUC__)
+#if defined(__AVX512F__)
+constexpr int64_t kRegister = 64;
+#elif defined(__AVX2__)
+constexpr int64_t kRegister = 32;
+#else
+constexpr int64_t kRegister = 16;
+#endif
+template <typename T>
+struct Lanes {
+    static constexpr int64_t kEach = kRegister / static_cast<int64_t>(sizeof(T));
+    template <typename U>
+    struct Of {
+        typedef U Vector __attribute__((vector_size(kEach * sizeof(U))));
+    };
+    typename Of<T>::Vector parts[kLanes / kEach];
+    template <typename Stored>
+    static Lanes load(const std::byte* from) {
+        Lanes x;
+        for (auto& part : x.parts) {
+            typename Of<Stored>::Vector stored;
+            std::memcpy(&stored, from, sizeof stored);
+            from += sizeof stored;
+            part = __builtin_convertvector(stored, typename Of<T>::Vector);
+        }
+        return x;
     }
-}
+    void add_product(T a, const Lanes& b) {
+        for (int64_t i = 0; i < kLanes / kEach; ++i) parts[i] += a * b.parts[i];
+    }
+};
+#else
+template <typename T>
+struct Lanes {
+    T lanes[kLanes];
+    template <typename Stored>
+    static Lanes load(const std::byte* from) {
+        Lanes x;
+        load_stored<Stored>(from, kLanes, x.lanes);
+        return x;
+    }
+    void add_product(T a, const Lanes& b) {
+        for (int64_t i = 0; i < kLanes; ++i) lanes[i] += a * b.lanes[i];
+    }
+};
+#endif
 
-// kWideRows pixels times one tile of 16 outputs.
-template <typename Value, typename Sum>
+// kWideRows pixels times one tile of 16 outputs. Sums modulo 2^32, or in float64, which is exact in
+// any order because every partial sum lies below 2^53.
+template <typename Weight, typename Sum>
 inline void wide_tile(const WideProductArgs& args, int64_t tile, const int64_t* images,
                       const int64_t* ys, const int64_t* xs, int64_t live) {
-    const Sliding& w = args.window;
-    const Shape& shape = args.input.layout.shape;
+    const Sliding w = args.window;
+    const Shape shape = args.input.layout.shape;
     const int64_t group_tiles = ceil_div(args.group_outputs, kLanes), group = tile / group_tiles;
     const int64_t inputs = args.group_inputs;
-    const auto* weights =
-        reinterpret_cast<const Value*>(args.weights) + tile * w.taps() * inputs * kLanes;
-    Sum acc[kWideRows][kLanes] = {};
-    Value levels[kWideRows][kStretch] = {};
+    constexpr auto kStep = static_cast<int64_t>(kLanes * sizeof(Weight));
+    const std::byte* weights = args.weights + tile * w.taps() * inputs * kStep;
+    Lanes<Sum> acc[kWideRows] = {};
+    Sum levels[kWideRows][kStretch] = {};
     for (int64_t i = 0; i < w.kernel_h; ++i) {
-        for (int64_t j = 0; j < w.kernel_w; ++j, weights += inputs * kLanes) {
+        for (int64_t j = 0; j < w.kernel_w; ++j, weights += inputs * kStep) {
             const std::byte* taps[kWideRows];
             bool any = false;
             for (int64_t m = 0; m < kWideRows; ++m) {
@@ -154,36 +198,40 @@ inline void wide_tile(const WideProductArgs& args, int64_t tile, const int64_t* 
             for_each_stretch(inputs, [&](int64_t first, int64_t n) {
                 for (int64_t m = 0; m < kWideRows; ++m) {
                     if (taps[m] == nullptr) {
-                        std::fill(levels[m], levels[m] + n, Value{0});
+                        std::fill(levels[m], levels[m] + n, Sum{0});
                     } else {
                         load_levels(args.input, taps[m], group * inputs + first, n, levels[m]);
                     }
                 }
-                const Value* at = weights + first * kLanes;
-                for (int64_t c = 0; c < n; ++c, at += kLanes) {
-                    for (int64_t m = 0; m < kWideRows; ++m) {
-                        for (int64_t lane = 0; lane < kLanes; ++lane) {
-                            acc[m][lane] += times<Sum>(levels[m][c], at[lane]);
-                        }
-                    }
+                const std::byte* at = weights + first * kStep;
+                Lanes<Sum> sums[kWideRows];  // by value: what is stored could be the arguments
+                for (int m = 0; m < kWideRows; ++m) sums[m] = acc[m];
+                for (int64_t c = 0; c < n; ++c, at += kStep) {
+                    const Lanes<Sum> weight = Lanes<Sum>::template load<Weight>(at);
+                    for (int m = 0; m < kWideRows; ++m) sums[m].add_product(levels[m][c], weight);
                 }
+                for (int m = 0; m < kWideRows; ++m) acc[m] = sums[m];
             });
         }
     }
     const int64_t first = tile % group_tiles * kLanes;
     const int64_t outputs = std::min(kLanes, args.group_outputs - first);
     for (int64_t m = 0; m < live; ++m) {
+        Sum sums[kLanes];
+        std::memcpy(sums, &acc[m], sizeof sums);
+        int64_t whole[kLanes];
+        std::copy_n(sums, kLanes, whole);
         store_levels(args.output, args.output.pixel(images[m], ys[m], xs[m]),
-                     group * args.group_outputs + first, outputs, acc[m]);
+                     group * args.group_outputs + first, outputs, whole);
     }
 }
 
-template <typename Value, typename Sum>
+template <typename Weight, typename Sum>
 inline void wide_product_of(const WideProductArgs& args) {
     int64_t images[kWideRows] = {}, ys[kWideRows] = {}, xs[kWideRows] = {}, live = 0;
     const auto flush = [&] {
         for (int64_t tile = args.first_tile; live > 0 && tile < args.end_tile; ++tile) {
-            wide_tile<Value, Sum>(args, tile, images, ys, xs, live);
+            wide_tile<Weight, Sum>(args, tile, images, ys, xs, live);
         }
         live = 0;
     };
@@ -197,8 +245,8 @@ inline void wide_product_of(const WideProductArgs& args) {
 }
 
 inline void wide_product(const WideProductArgs& args) {
-    if (args.wide_levels) return wide_product_of<int64_t, uint64_t>(args);
-    if (args.wide_sums) return wide_product_of<int32_t, uint64_t>(args);
+    if (args.wide_weights) return wide_product_of<double, double>(args);
+    if (args.wide_sums) return wide_product_of<int32_t, double>(args);
     wide_product_of<int32_t, uint32_t>(args);
 }
 
@@ -214,7 +262,8 @@ inline void wide_affine(const WideAffineArgs& args) {
                 const int64_t* m = args.multiplier + t * args.channels + first;
                 for (int64_t i = 0; i < n; ++i) {
                     sum[i] = static_cast<int64_t>(static_cast<uint64_t>(sum[i]) +
-                                                  times<uint64_t>(level[i], m[i]));
+                                                  static_cast<uint64_t>(level[i]) *
+                                                      static_cast<uint64_t>(m[i]));
                 }
             }
             for (int64_t i = 0; i < n; ++i) {

@@ -37,15 +37,15 @@ struct PixelRange {
 };
 
 // acc[o] = sum over taps and channels of a group of level * weight. Weights lie in tiles of 16
-// outputs, [group][tile][tap][channel][16], in 32 or 64 bits. 32-bit sums are modulo 2^32 and exact
-// in the end, since the output's type holds them; 32-bit levels need a tensor of such.
+// outputs, [group][tile][tap][channel][16], int32 or float64. Sums are modulo 2^32 and exact in the
+// end where the output holds int32, else in float64.
 struct WideProductArgs {
     View input, output;
     Sliding window;
     PixelRange pixels;
     int64_t first_tile, end_tile;  // counted over all groups
     int64_t group_inputs, group_outputs;
-    bool wide_levels, wide_sums;  // 64-bit levels and weights; 64-bit sums
+    bool wide_weights, wide_sums;  // in float64
     const std::byte* weights;
 };
 

@@ -46,9 +46,10 @@ void Graph::add_wide_product(int input, int output, const Sliding& window, int64
     require(to.element == Element::sums || to.element == Element::longs, "a product makes sums");
     const auto [low, high] = std::minmax_element(levels, levels + size);
     WideProductStage stage{input, output, window, channels, groups};
-    stage.wide_levels = from.element == Element::longs || *low < INT32_MIN || *high > INT32_MAX;
-    stage.weights = stage.wide_levels
-                        ? pack_wide<int64_t>(levels, channels, groups, inputs, window.taps())
+    stage.wide_weights = *low < INT32_MIN || *high > INT32_MAX;
+    require(!stage.wide_weights || to.element == Element::longs, "wide weights make wide sums");
+    stage.weights = stage.wide_weights
+                        ? pack_wide<double>(levels, channels, groups, inputs, window.taps())
                         : pack_wide<int32_t>(levels, channels, groups, inputs, window.taps());
     stages_.emplace_back(std::move(stage));
 }
@@ -174,7 +175,7 @@ void Graph::run(const WideProductStage& stage, const Workspace& workspace, int64
         {view(workspace, stage.input), view(workspace, stage.output), stage.window,
          by_pixels ? pixels(stage.output, images, part) : PixelRange{images, 0, count}, tile,
          end_tile, tensor(stage.input).layout.shape.channels / stage.groups, group_outputs,
-         stage.wide_levels, tensor(stage.output).layout.element == Element::longs,
+         stage.wide_weights, tensor(stage.output).layout.element == Element::longs,
          stage.weights.data()});
 }
 

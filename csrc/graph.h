@@ -126,7 +126,7 @@ struct WideProductStage {
     int input, output;
     Sliding window;
     int64_t channels, groups;
-    bool wide_levels = false;
+    bool wide_weights = false;  // beyond int32: float64
     Bytes weights = {};
 };
 

@@ -165,7 +165,7 @@ class Graph:
             weight: int64 [N, C / groups, kh, kw].
         """
         window = replace(window, kernel=(weight.shape[2], weight.shape[3]))
-        wide = bound > np.iinfo(np.int32).max
+        wide = max(bound, int(weight.max()), -int(weight.min())) > np.iinfo(np.int32).max
         shape = window.output(x.shape, len(weight))
         result = self._tensor(Element.LONGS if wide else Element.SUMS, shape)
         flat = np.ascontiguousarray(weight, np.int64).reshape(-1)
