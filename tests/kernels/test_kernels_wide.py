@@ -223,3 +223,17 @@ def test_packed_codes_are_taken_by_the_wide_product():
     build.add(Output("out", "fc", np.ones(2, np.int64), np.zeros(2, np.int64), 0))
     network = Network(build.operations)
     check(network, np.array([[127, -128], [-128, -128]], np.int8))
+
+
+def test_limits_at_the_ends_of_int32():
+    """Levels of 32 bits reach the limits that no accumulator of the fast kernels does."""
+    ends = np.array([[-(2**31), -(2**31) + 1, 2**31 - 1], [-(2**40), 2**31 - 1, 2**31]])
+    for direction in ([1, 1], [-1, -1], [1, -1]):
+        build = started(Int(32), (2,), scale=1.0)
+        build.add(Threshold("steps", "input", ends, np.array(direction, np.int8), UInt(2)))
+        build.add(Clip("clip", "input", -5, 5))
+        build.add(Add("sum", ("steps", "clip"), np.ones((2, 2), np.int64), np.zeros(2, np.int64), 0, Int(8),
+                      Rounding.FLOOR))  # fmt: skip
+        build.add(Output("out", "sum", np.ones(2, np.int64), np.zeros(2, np.int64), 0))
+        rows = [-(2**31), -(2**31) + 1, -(2**31) + 2, -1, 0, 1, 2**31 - 2, 2**31 - 1]
+        check(Network(build.operations), np.array([[a, b] for a in rows for b in rows], np.int32))

@@ -14,6 +14,7 @@ import numpy as np
 
 from bitwright.errors import InvalidValueError
 from bitwright.formats import Binary
+from bitwright.integer.epilogues import INT32, epilogue_of, known
 from bitwright.integer.images import (
     check_moved,
     conv_window,
@@ -52,14 +53,11 @@ from bitwright.kernels.tensors import (
     Codes,
     Element,
     Epilogue,
-    Levels,
     Sums,
     Tensor,
     Window,
     zero_of,
 )
-
-INT32 = np.iinfo(np.int32)
 
 
 class UnsupportedError(InvalidValueError):
@@ -292,7 +290,7 @@ class Engine:
             pool, reader = reader, self._only_reader(reader)
         if not isinstance(reader, Affine | Threshold):
             return operation, None, Sums()
-        epilogue = self._epilogue_of(reader, bits)
+        epilogue = epilogue_of(reader, self.types[reader.name], bits and self._bits_suffice(reader))
         if epilogue is None:
             return operation, None, Sums()
         if pool is not None and not (isinstance(epilogue, Bits) or _ascending(reader)):
@@ -309,37 +307,10 @@ class Engine:
         readers = self._readers[operation.name]
         return readers[0] if len(readers) == 1 else None
 
-    def _epilogue_of(self, operation: Affine | Threshold, bits: bool = True) -> Epilogue | None:
-        """None where codes do not fit into bytes."""
-        made = self.types[operation.name]
-        if zero_of(made.low, made.high) is None:
-            return None
-        if isinstance(operation, Threshold):
-            return self._thresholds(operation, made, bits)
-        return Codes(
-            operation.multiplier,
-            operation.offset,
-            operation.shift,
-            operation.rounding.value,
-            made.low,
-            made.high,
-        )
-
-    def _thresholds(self, operation: Threshold, made: TensorType, bits: bool) -> Epilogue:
-        """-acc >= t is not (acc >= 1 - t). A limit beyond int32 compares like one at its end."""
-        codes = operation.format.codes()
-        spacing = codes[1] - codes[0]  # even in every format of activations
-        down = operation.direction < 0
-        t = np.clip(operation.thresholds, INT32.min + 2, INT32.max)
-        limits = np.where(down[:, None], 1 - t, t).T.astype(np.int32)
-        if bits and isinstance(operation.format, Binary) and self._bits_suffice(operation):
-            return Bits(limits[0].copy(), down)
-        step = np.where(down, -1, 1).astype(np.int32) * spacing
-        first = np.where(down, made.high, made.low).astype(np.int32)
-        return Levels(limits, first, step.astype(np.int32), made.low, made.high)
-
     def _bits_suffice(self, operation: Operation) -> bool:
-        """Every reader takes bits: products that run on planes, behind pools and reshapes."""
+        """Whether it makes +1 and -1 whose readers take bits: products on planes, behind pools, reshapes."""
+        if not isinstance(self.types[operation.name].format, Binary):
+            return False
         made = self.types[operation.name]
         for reader in self._readers[operation.name]:
             if isinstance(reader, MaxPool | Reshape):
@@ -367,7 +338,9 @@ class Engine:
             made, last = self.types[clip.name], clip
             self._fused.add(clip.name)
         tensors = [source.tensor for source in sources]
-        epilogue = self._pointwise_epilogue(operation, made, tensors)
+        epilogue = None
+        if all(known(source.tensor, source.type) for source in sources) and len(sources) <= MAX_TERMS:
+            epilogue = epilogue_of(operation, made, self._bits_suffice(operation))
         if epilogue is None:
             tensor = wide_numbers(self.graph, operation, tensors, made)
             self._keep(last, tensor, "wide", "numbers beyond bytes or 32-bit sums")
@@ -375,30 +348,6 @@ class Engine:
             multipliers = operation.multiplier if isinstance(operation, Add) else None
             tensor = self.graph.combine(tensors, epilogue, multipliers)
             self._keep(last, tensor, "combine", "one pass over its terms")
-
-    def _pointwise_epilogue(
-        self, operation: Affine | Threshold | Clip | Add, made: TensorType, tensors: Sequence[Tensor]
-    ) -> Epilogue | None:
-        """None where the wide stages serve: terms that are neither bytes nor sums, or too wide a result."""
-        known = all(t.element in (Element.BYTES, Element.SUMS) for t in tensors)
-        if not known or len(tensors) > MAX_TERMS or zero_of(made.low, made.high) is None:
-            return None
-        match operation:
-            case Clip():
-                ones = np.ones(made.shape[0], np.int64)
-                return Codes(ones, np.zeros_like(ones), 0, "floor", made.low, made.high)
-            case Add():
-                alone = operation.multiplier[0].copy()
-                return Codes(
-                    alone if len(tensors) == 1 else np.zeros_like(operation.offset),
-                    operation.offset,
-                    operation.shift,
-                    operation.rounding.value,
-                    made.low,
-                    made.high,
-                )
-        epilogue = self._epilogue_of(operation)
-        return replace(epilogue, low=made.low, high=made.high) if isinstance(epilogue, Codes) else epilogue
 
     def _pool(self, operation: MaxPool | AvgPool) -> None:
         tensor, window = self._solid(operation.input).tensor, pool_window(operation)
