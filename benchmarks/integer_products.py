@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from interleaved import show, time_pairs, write
 
-from bitwright.kernels.graph import Codes, Graph, Sums, Tensor, Window
+from bitwright.kernels.graph import Graph
+from bitwright.kernels.tensors import Codes, Sums, Tensor, Window
 
 Run = Callable[[], Any]
 LAYERS = 8

@@ -4,6 +4,11 @@
 #include <algorithm>
 #include <initializer_list>
 
+#if defined(BITWRIGHT_NEON) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #define BITWRIGHT_KERNEL(function) {function, #function}
 
 namespace bitwright {
@@ -27,6 +32,24 @@ constexpr KernelTable kAvx512 = {
 };
 #endif
 
+#ifdef BITWRIGHT_NEON
+constexpr KernelTable neon(const char* isa) {
+    return {isa, BITWRIGHT_KERNEL(bgemm_bits_neon), BITWRIGHT_KERNEL(bgemm_sums_neon),
+            BITWRIGHT_KERNEL(quantize_neon), BITWRIGHT_KERNEL(sign_neon)};
+}
+
+// Whether SDOT can be executed.
+bool has_dot_product() {
+#if defined(__APPLE__)
+    return true;  // all of its desktop processors
+#elif defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+    return false;
+#endif
+}
+#endif
+
 [[maybe_unused]] bool has_all(std::initializer_list<std::string> names) {
     const auto features = cpu_features();
     return std::all_of(names.begin(), names.end(), [&](const std::string& name) {
@@ -41,6 +64,10 @@ std::vector<KernelTable> fill() {
         tables.push_back(kAvx512);
     }
 #endif
+#ifdef BITWRIGHT_NEON
+    tables.push_back(neon("neon"));
+    if (has_dot_product()) tables.push_back(neon("neondot"));
+#endif
     return tables;
 }
 
@@ -52,6 +79,10 @@ std::vector<EmulateTable> fill_emulate() {
 #endif
 #ifdef BITWRIGHT_NEON
     tables.push_back(kEmulateNeon);
+    if (has_dot_product()) {  // the engine has more kernels there, the quantisers have the same
+        tables.push_back(kEmulateNeon);
+        tables.back().isa = "neondot";
+    }
 #endif
     return tables;
 }
@@ -64,6 +95,10 @@ std::vector<EngineTable> fill_engine() {
                  "avx512vnni"})) {
         tables.push_back(kEngineAvx512);
     }
+#endif
+#ifdef BITWRIGHT_NEON
+    tables.push_back(kEngineNeon);
+    if (has_dot_product()) tables.push_back(kEngineNeonDot);
 #endif
     return tables;
 }
@@ -123,6 +158,8 @@ std::vector<std::pair<std::string, bool>> cpu_features() {
         {"avx512vpopcntdq", has(__builtin_cpu_supports("avx512vpopcntdq"))},
         {"avx512vnni", has(__builtin_cpu_supports("avx512vnni"))},
     };
+#elif defined(BITWRIGHT_NEON)
+    return {{"asimd", true}, {"asimddp", has_dot_product()}};
 #else
     return {};
 #endif

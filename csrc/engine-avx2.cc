@@ -6,6 +6,7 @@
 #include <immintrin.h>
 
 #include "engine-portable.h"
+#include "engine-wide-portable.h"
 
 namespace bitwright {
 namespace {
@@ -79,6 +80,7 @@ const EngineTable kEngineAvx2 = {
     "avx2",           dot_2x16_avx2,      depthwise_portable, planes_portable,
     combine_portable, max_bytes_portable, max_sums_portable,  add_bytes_portable,
     split_portable,   "dot-2x16-avx2",    "depthwise-avx2",   "planes-avx2",
+    kWidePortable,
 };
 
 }  // namespace bitwright

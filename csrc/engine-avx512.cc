@@ -2,6 +2,7 @@
 #include "engine-avx512.h"
 
 #include "engine-portable.h"
+#include "engine-wide-portable.h"
 #include "epilogue-avx512.h"
 
 namespace bitwright {
@@ -82,6 +83,7 @@ const EngineTable kEngineAvx512 = {
     "dot-8x32-avx512vnni",
     "depthwise-4x16-avx512vnni",
     "planes-8x16-avx512vpopcntdq",
+    kWidePortable,
 };
 
 }  // namespace bitwright

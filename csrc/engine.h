@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "emulate.h"  // Rounding; stochastic does not occur here
+#include "engine-wide.h"
 
 namespace bitwright {
 
@@ -127,10 +128,13 @@ struct EngineTable {
     void (*add_bytes)(const PoolArgs&);
     void (*split)(const SplitArgs&);
     const char *dot_name, *depthwise_name, *planes_name;
+    WideKernels wide;
 };
 
 extern const EngineTable kEngineScalar;
 extern const EngineTable kEngineAvx2;
 extern const EngineTable kEngineAvx512;
+extern const EngineTable kEngineNeon;
+extern const EngineTable kEngineNeonDot;
 
 }  // namespace bitwright

@@ -1,7 +1,9 @@
 // Where numbers enter a graph and leave it: samples to codes, levels to the caller's arrays.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
+#include "engine-wide-portable.h"
 #include "graph.h"
 
 namespace bitwright {
@@ -80,6 +82,62 @@ void spread_bits(const uint8_t* planes, const Layout& layout, std::byte* image) 
 
 }  // namespace
 
+// What the quantising kernels do not make: numbers of any width, one by one.
+bool Graph::wide_input() const {
+    const Element element = tensors_.front().layout.element;
+    return exact_ || (element != Element::bits && element != Element::bytes);
+}
+
+GraphFault Graph::load_wide(const GraphBatch& batch, int64_t image, std::byte* place) const {
+    const Tensor& input = tensors_.front();
+    const Shape& shape = input.layout.shape;
+    const View to{place, input.layout, input.factor, input.zero};
+    const auto low = static_cast<double>(low_), high = static_cast<double>(high_);
+    const auto single = static_cast<float>(scale_);
+    const auto levels = [&](const auto* samples, auto level_of) -> GraphFault {
+        for (int64_t y = 0; y < shape.height; ++y) {
+            for (int64_t x = 0; x < shape.width; ++x) {
+                std::byte* pixel = to.pixel(0, y, x);
+                for (int64_t c = 0; c < shape.channels; ++c) {
+                    const int64_t i = (c * shape.height + y) * shape.width + x;
+                    int64_t level = 0;
+                    const auto fault = level_of(samples[image * shape.elements() + i], level);
+                    if (fault != GraphFault::Kind::none) return {fault, image, i};
+                    store_levels(to, pixel, c, 1, &level);
+                }
+            }
+        }
+        return {};
+    };
+    const auto quantise = [&](float x, int64_t& level) {
+        if (x != x) return GraphFault::Kind::nan;
+        const double quotient = exact_ ? double{x} / scale_ : double{x / single};
+        level = static_cast<int64_t>(std::nearbyint(std::clamp(quotient, low, high)));
+        return GraphFault::Kind::none;
+    };
+    const auto take = [&](auto code, int64_t& level) {
+        level = int64_t{code} - zero_point_;
+        return level < low_ || level > high_ ? GraphFault::Kind::code : GraphFault::Kind::none;
+    };
+    switch (batch.type) {
+        case GraphBatch::Type::float32:
+            return levels(static_cast<const float*>(batch.samples), quantise);
+        case GraphBatch::Type::int8:
+            return levels(static_cast<const int8_t*>(batch.samples), take);
+        case GraphBatch::Type::uint8:
+            return levels(static_cast<const uint8_t*>(batch.samples), take);
+        case GraphBatch::Type::int16:
+            return levels(static_cast<const int16_t*>(batch.samples), take);
+        case GraphBatch::Type::uint16:
+            return levels(static_cast<const uint16_t*>(batch.samples), take);
+        case GraphBatch::Type::int32:
+            return levels(static_cast<const int32_t*>(batch.samples), take);
+        case GraphBatch::Type::uint32:
+            return levels(static_cast<const uint32_t*>(batch.samples), take);
+    }
+    return {};
+}
+
 // One image of the batch into place `slot` of the input tensor.
 GraphFault Graph::load(const GraphBatch& batch, int64_t image, Workspace& workspace,
                        int64_t slot) const {
@@ -87,6 +145,7 @@ GraphFault Graph::load(const GraphBatch& batch, int64_t image, Workspace& worksp
     const Layout& layout = input.layout;
     const int64_t size = layout.shape.elements();
     std::byte* place = memory(workspace, 0) + slot * layout.image_bytes();
+    if (wide_input()) return load_wide(batch, image, place);
     // Flat order is already pixel order if the pixels are dense and one of C and H * W is 1.
     const bool bits = layout.element == Element::bits;
     const bool direct =
@@ -95,15 +154,16 @@ GraphFault Graph::load(const GraphBatch& batch, int64_t image, Workspace& worksp
 
     if (batch.type == GraphBatch::Type::float32) {
         const float* samples = static_cast<const float*>(batch.samples) + image * size;
-        const bool nan =
-            bits ? convert_.sign.run({samples, size, flat})
-                 : convert_.quantize.run({samples, size, scale_, static_cast<float>(low_),
-                                          static_cast<float>(high_), input.zero, flat});
+        const bool nan = bits
+                             ? convert_.sign.run({samples, size, flat})
+                             : convert_.quantize.run({samples, size, static_cast<float>(scale_),
+                                                      static_cast<float>(low_),
+                                                      static_cast<float>(high_), input.zero, flat});
         if (nan) return first_nan(samples, size, image);
     } else {
         const auto* signed_codes = static_cast<const int8_t*>(batch.samples) + image * size;
         const auto* codes = static_cast<const uint8_t*>(batch.samples) + image * size;
-        const auto byte = [](int32_t value) { return static_cast<uint8_t>(value); };
+        const auto byte = [](int64_t value) { return static_cast<uint8_t>(value); };
         const int64_t valid =
             bits ? copy_signs(signed_codes, size, flat)
                  : copy_codes(codes, size, byte(input.zero - zero_point_), byte(low_ + input.zero),
@@ -117,28 +177,9 @@ GraphFault Graph::load(const GraphBatch& batch, int64_t image, Workspace& worksp
 
 // The levels of one pixel.
 void Graph::levels(const Tensor& t, const std::byte* image, int64_t y, int64_t x,
-                   int32_t* out) const {
-    const Layout& layout = t.layout;
-    const std::byte* pixel = image + layout.offset(y, x);
-    const int64_t channels = layout.shape.channels;
-    if (layout.element == Element::sums) {
-        std::memcpy(out, pixel, static_cast<size_t>(4 * channels));
-        return;
-    }
-    if (layout.element == Element::bytes) {
-        for (int64_t c = 0; c < channels; ++c) {
-            out[c] = std::to_integer<int32_t>(pixel[c]) - t.zero;
-        }
-        return;
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-        int32_t value = 0;
-        for (int64_t p = 0; p < layout.planes; ++p) {
-            const auto bits = std::to_integer<unsigned>(pixel[p * layout.plane_bytes() + c / 8]);
-            value |= static_cast<int32_t>((bits >> (c % 8)) & 1U) << p;
-        }
-        out[c] = t.factor * value - t.zero;
-    }
+                   int64_t* out) const {
+    const View from{nullptr, t.layout, t.factor, t.zero};
+    load_levels(from, image + t.layout.offset(y, x), 0, t.layout.shape.channels, out);
 }
 
 // |level M + B| < 2^53, so float64 sums are exact.
@@ -147,21 +188,22 @@ void Graph::write_output(const GraphBatch& batch, const Workspace& workspace, in
     const Tensor& last = tensor(output_);
     const Shape& shape = last.layout.shape;
     const int64_t pixels = shape.pixels();
-    std::vector<int32_t>& row = workspace.row;
+    std::vector<int64_t>& row = workspace.row;
     for (int64_t image = 0; image < images; ++image) {
         const std::byte* from = memory(workspace, output_) + image * last.layout.image_bytes();
         const int64_t start = (first + image) * shape.elements();
         for (int64_t p = 0; p < pixels; ++p) {
             levels(last, from, p / shape.width, p % shape.width, row.data());
             if (writes_levels()) {
-                int32_t* to = static_cast<int32_t*>(batch.output) + start + p;
+                int64_t* to = static_cast<int64_t*>(batch.output) + start + p;
                 for (size_t c = 0; c < row.size(); ++c)
                     to[static_cast<int64_t>(c) * pixels] = row[c];
                 continue;
             }
             float* to = static_cast<float*>(batch.output) + start + p;
             for (size_t c = 0; c < row.size(); ++c) {
-                const double sum = row[c] * output_multipliers_[c] + output_offsets_[c];
+                const double sum =
+                    static_cast<double>(row[c]) * output_multipliers_[c] + output_offsets_[c];
                 to[static_cast<int64_t>(c) * pixels] = static_cast<float>(sum * factor_);
             }
         }
@@ -179,11 +221,11 @@ void Graph::capture(const GraphBatch& batch, const Workspace& workspace, int sta
                                           stages_[static_cast<size_t>(stage)]) == wanted.tensor;
         if (!now) continue;
         const Shape& shape = t.layout.shape;
-        std::vector<int32_t> row(static_cast<size_t>(shape.channels));
+        std::vector<int64_t> row(static_cast<size_t>(shape.channels));
         for (int64_t image = 0; image < images; ++image) {
             const std::byte* from =
                 memory(workspace, wanted.tensor) + image * t.layout.image_bytes();
-            int32_t* to = wanted.levels + (first + image) * shape.elements();
+            int64_t* to = wanted.levels + (first + image) * shape.elements();
             for (int64_t p = 0; p < shape.pixels(); ++p) {
                 levels(t, from, p / shape.width, p % shape.width, row.data());
                 for (size_t c = 0; c < row.size(); ++c) {

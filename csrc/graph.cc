@@ -15,24 +15,6 @@ constexpr int64_t kChunkRows = 128;
 constexpr int64_t kChunkImages = 256;
 constexpr int64_t kAlign = 64;
 
-void require(bool holds, const char* rule) {
-    if (!holds) throw std::invalid_argument(rule);
-}
-
-void check_window(const Sliding& w, const Shape& input) {
-    const int64_t reach_h = w.dilation_h * (w.kernel_h - 1) + 1;
-    const int64_t reach_w = w.dilation_w * (w.kernel_w - 1) + 1;
-    require(w.kernel_h > 0 && w.kernel_w > 0, "a kernel has at least one tap");
-    require(w.stride_h > 0 && w.stride_w > 0, "strides are positive");
-    require(w.dilation_h > 0 && w.dilation_w > 0, "dilations are positive");
-    require(std::min({w.top, w.left, w.bottom, w.right}) >= 0, "padding is not negative");
-    require(std::max({w.top, w.left, w.bottom, w.right, w.kernel_h, w.kernel_w, w.stride_h,
-                      w.stride_w, w.dilation_h, w.dilation_w}) <= 1 << 16,
-            "windows reach at most 2^16");
-    require(reach_h <= input.height + w.top + w.bottom && reach_w <= input.width + w.left + w.right,
-            "the kernel fits into the padded input");
-}
-
 void check_epilogue(const EpilogueSpec& e, int64_t channels, const Layout& output) {
     const auto size = [](const auto& array) { return static_cast<int64_t>(array.size()); };
     const bool codes = e.kind == Epilogue::Kind::codes, levels = e.kind == Epilogue::Kind::levels;
@@ -60,11 +42,29 @@ void check_size(const Layout& layout) {
             "an image of activations takes less than 2^31 bytes");
 }
 
+}  // namespace
+
+void require(bool holds, const char* rule) {
+    if (!holds) throw std::invalid_argument(rule);
+}
+
+void check_window(const Sliding& w, const Shape& input) {
+    const int64_t reach_h = w.dilation_h * (w.kernel_h - 1) + 1;
+    const int64_t reach_w = w.dilation_w * (w.kernel_w - 1) + 1;
+    require(w.kernel_h > 0 && w.kernel_w > 0, "a kernel has at least one tap");
+    require(w.stride_h > 0 && w.stride_w > 0, "strides are positive");
+    require(w.dilation_h > 0 && w.dilation_w > 0, "dilations are positive");
+    require(std::min({w.top, w.left, w.bottom, w.right}) >= 0, "padding is not negative");
+    require(std::max({w.top, w.left, w.bottom, w.right, w.kernel_h, w.kernel_w, w.stride_h,
+                      w.stride_w, w.dilation_h, w.dilation_w}) <= 1 << 16,
+            "windows reach at most 2^16");
+    require(reach_h <= input.height + w.top + w.bottom && reach_w <= input.width + w.left + w.right,
+            "the kernel fits into the padded input");
+}
+
 bool same(const Shape& a, const Shape& b) {
     return a.channels == b.channels && a.height == b.height && a.width == b.width;
 }
-
-}  // namespace
 
 Shape Sliding::output(const Shape& input, int64_t channels) const {
     return {channels,
@@ -94,18 +94,24 @@ int Graph::add_tensor(Element element, const Shape& shape, int64_t planes, int32
     return static_cast<int>(tensors_.size()) - 1;
 }
 
-void Graph::set_input(float scale, int32_t low, int32_t high, int32_t zero_point) {
+void Graph::set_input(double scale, bool exact, int64_t low, int64_t high, int64_t zero_point) {
     const Tensor& input = open(0);
-    require(input.layout.element != Element::sums && input.layout.planes == 1, "an input of codes");
-    require(scale > 0 && low <= high && low + input.zero >= 0 && high + input.zero <= 255,
+    const int64_t most = int64_t{1} << 33;
+    require(input.layout.element != Element::bits, "an input of codes");
+    require(scale > 0 && low <= high && low > -most && high < most && zero_point > -most &&
+                zero_point < most,
+            "codes of at most 32 bits");
+    require(input.layout.element != Element::bytes ||
+                (low + input.zero >= 0 && high + input.zero <= 255),
             "bytes hold the input's codes");
     scale_ = scale;
+    exact_ = exact;
     low_ = low;
     high_ = high;
     zero_point_ = zero_point;
 }
 
-std::pair<int32_t, int32_t> Graph::input_codes() const {
+std::pair<int64_t, int64_t> Graph::input_codes() const {
     return {low_ + zero_point_, high_ + zero_point_};
 }
 
@@ -288,6 +294,9 @@ void Graph::finish(int tensor_id, std::vector<int64_t> multipliers, std::vector<
         } else if (auto* planes = std::get_if<PlaneStage>(&stage)) {
             pack(*planes, tensors_[static_cast<size_t>(planes->input)],
                  tensors_[static_cast<size_t>(planes->output)]);
+        } else if (auto* gather = std::get_if<GatherStage>(&stage)) {
+            pack(*gather, tensors_[static_cast<size_t>(gather->input)],
+                 tensors_[static_cast<size_t>(gather->output)]);
         }
     }
     plan_memory();

@@ -21,21 +21,13 @@
 namespace bitwright {
 
 // level = factor * stored - zero: of bytes the byte, of bits the number that the planes spell, of
-// sums the int32 itself (factor 1, zero 0).
+// sums, shorts and longs the level itself (factor 1, zero 0).
 struct Tensor {
     Layout layout;
     int32_t factor = 1, zero = 0;
     // Planned by finish(): bytes per image from the start of the arena, times the images.
     int64_t offset = 0;
     int first_stage = -1, last_stage = -1;
-};
-
-// What slides over an image. Taps outside it are level 0, or do not count (pools).
-struct Sliding {
-    int64_t kernel_h, kernel_w, stride_h, stride_w, top, left, bottom, right;
-    int64_t dilation_h, dilation_w;
-    int64_t taps() const { return kernel_h * kernel_w; }
-    Shape output(const Shape& input, int64_t channels) const;
 };
 
 // An epilogue's arrays, one element per channel, until pad() lays them out in tiles.
@@ -129,6 +121,51 @@ struct SplitStage {
     int first;  // bit of the lowest plane
 };
 
+// The stages that run whatever those above do not (engine-wide.h), over tensors of any element.
+struct WideProductStage {
+    int input, output;
+    Sliding window;
+    int64_t channels, groups;
+    bool wide_weights = false;  // beyond int32: float64
+    Bytes weights = {};
+};
+
+struct WideAffineStage {
+    std::vector<int> inputs;
+    int output;
+    int64_t first_channel, channels;
+    std::vector<int64_t> multiplier, offset;  // [inputs][channels], [channels]
+    int shift;
+    Rounding rounding;
+    int64_t low, high;
+};
+
+struct WideStepsStage {
+    int input, output;
+    std::vector<int64_t> limits;  // [channels][levels - 1]
+    std::vector<int8_t> direction;
+    std::vector<int64_t> levels;
+};
+
+struct WideTableStage {
+    int input, output;
+    int64_t first, count, rows;
+    std::vector<uint8_t> entries;  // [count][rows], as the output stores them
+};
+
+struct WidePoolStage {
+    int input, output;
+    Sliding window;
+    bool sum;
+};
+
+struct GatherStage {
+    int input, output;
+    std::vector<int64_t> elements;  // of the output in C order: the input's element, or -1
+    bool whole = false;
+    std::vector<int32_t> source = {};
+};
+
 // Why a batch cannot run: the first offending element.
 struct GraphFault {
     enum class Kind { none, nan, code } kind = Kind::none;
@@ -137,15 +174,15 @@ struct GraphFault {
 
 struct Capture {
     int tensor;
-    int32_t* levels;  // [images][C][H][W]
+    int64_t* levels;  // [images][C][H][W]
 };
 
 struct GraphBatch {
-    enum class Type { float32, int8, uint8 };
+    enum class Type { float32, int8, uint8, int16, uint16, int32, uint32 };
     const void* samples;  // [images][C * H * W]
     Type type;
     int64_t images;
-    void* output;  // [images][N * H * W] float, or int32 levels
+    void* output;  // [images][N * H * W] float, or int64 levels
     std::span<const Capture> captures;
 };
 
@@ -158,8 +195,8 @@ class Graph {
     int add_tensor(Element element, const Shape& shape, int64_t planes, int32_t factor,
                    int32_t zero);
     // Bytes hold clip(rint_half_even(x / scale), low, high) + zero; codes of samples are levels +
-    // zero_point. Bits hold x >= 0.
-    void set_input(float scale, int32_t low, int32_t high, int32_t zero_point);
+    // zero_point. Bits hold x >= 0. `exact` divides in float64, for codes beyond 24 bits.
+    void set_input(double scale, bool exact, int64_t low, int64_t high, int64_t zero_point);
     void add_dot(int input, int output, const Sliding& window, int64_t channels, int64_t groups,
                  std::vector<int8_t> levels, EpilogueSpec epilogue);
     void add_planes(int input, int output, const Sliding& window, int64_t channels,
@@ -170,6 +207,13 @@ class Graph {
     void add_pool(int input, int output, const Sliding& window, bool sum,
                   const std::vector<uint8_t>& flips);
     void add_split(int input, int output, int first);
+    void add_wide_product(int input, int output, const Sliding& window, int64_t channels,
+                          int64_t groups, const int64_t* levels, int64_t size);
+    void add_wide_affine(WideAffineStage stage);
+    void add_wide_steps(WideStepsStage stage);
+    void add_wide_table(WideTableStage stage);
+    void add_wide_pool(const WidePoolStage& stage);
+    void add_gather(GatherStage stage);
     // The output: float((acc M + B) 2^-shift) of a tensor, or its levels where M is empty.
     void finish(int tensor, std::vector<int64_t> multipliers, std::vector<int64_t> offsets,
                 int shift);
@@ -181,15 +225,18 @@ class Graph {
     bool finished() const { return finished_; }
     bool writes_levels() const { return output_multipliers_.empty(); }
     bool binary_input() const { return tensors_.front().layout.element == Element::bits; }
-    std::pair<int32_t, int32_t> input_codes() const;
+    std::pair<int64_t, int64_t> input_codes() const;
+    bool wide_input() const;  // loaded number by number, not by the quantising kernels
     int64_t arena_bytes() const { return arena_bytes_; }  // per image
 
   private:
-    using Stage = std::variant<DotStage, PlaneStage, CombineStage, PoolStage, SplitStage>;
+    using Stage =
+        std::variant<DotStage, PlaneStage, CombineStage, PoolStage, SplitStage, WideProductStage,
+                     WideAffineStage, WideStepsStage, WideTableStage, WidePoolStage, GatherStage>;
     struct Workspace {
         int64_t images = 0;
         Bytes arena, scratch;
-        mutable std::vector<int32_t> row;  // levels of one pixel of the output
+        mutable std::vector<int64_t> row;  // levels of one pixel of the output
     };
     // A share of a stage: part `index` of `count`.
     struct Part {
@@ -217,6 +264,14 @@ class Graph {
     void run(const CombineStage&, const Workspace&, int64_t images, Part) const;
     void run(const PoolStage&, const Workspace&, int64_t images, Part) const;
     void run(const SplitStage&, const Workspace&, int64_t images, Part) const;
+    void run(const WideProductStage&, const Workspace&, int64_t images, Part) const;
+    void run(const WideAffineStage&, const Workspace&, int64_t images, Part) const;
+    void run(const WideStepsStage&, const Workspace&, int64_t images, Part) const;
+    void run(const WideTableStage&, const Workspace&, int64_t images, Part) const;
+    void run(const WidePoolStage&, const Workspace&, int64_t images, Part) const;
+    void run(const GatherStage&, const Workspace&, int64_t images, Part) const;
+    View view(const Workspace& workspace, int tensor) const;
+    PixelRange pixels(int output, int64_t images, Part part) const;
     void pool_bits(const PoolStage&, const std::byte* source, std::byte* target, int64_t begin,
                    int64_t end) const;
     void write_output(const GraphBatch& batch, const Workspace& workspace, int64_t first,
@@ -224,14 +279,16 @@ class Graph {
     void capture(const GraphBatch& batch, const Workspace& workspace, int stage, int64_t first,
                  int64_t images) const;
     void levels(const Tensor& tensor, const std::byte* image, int64_t y, int64_t x,
-                int32_t* out) const;
+                int64_t* out) const;
+    GraphFault load_wide(const GraphBatch& batch, int64_t image, std::byte* place) const;
 
     KernelTable convert_;
     EngineTable kernels_;
     std::vector<Tensor> tensors_;
     std::vector<Stage> stages_;
-    float scale_ = 1.0F;
-    int32_t low_ = -1, high_ = 1, zero_point_ = 0;
+    double scale_ = 1.0;
+    bool exact_ = false;
+    int64_t low_ = -1, high_ = 1, zero_point_ = 0;
     int output_ = 0;
     std::vector<double> output_multipliers_, output_offsets_;
     double factor_ = 1.0;
@@ -244,5 +301,11 @@ class Graph {
 // Packs the weights of a stage and lists its places (graph-pack.cc).
 void pack(DotStage& stage, const Tensor& input, const Tensor& output);
 void pack(PlaneStage& stage, const Tensor& input, const Tensor& output);
+void pack(GatherStage& stage, const Tensor& input, const Tensor& output);  // graph-wide.cc
+
+// Shared by the files that build a graph (graph.cc).
+void require(bool holds, const char* rule);
+void check_window(const Sliding& window, const Shape& input);
+bool same(const Shape& a, const Shape& b);
 
 }  // namespace bitwright

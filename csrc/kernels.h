@@ -60,4 +60,9 @@ void bgemm_sums_8x16_avx512vpopcntdq(const ProductArgs&);
 bool quantize_avx512bw(const QuantizeArgs&);
 bool sign_avx512bw(const SignArgs&);
 
+void bgemm_bits_neon(const ProductArgs&);
+void bgemm_sums_neon(const ProductArgs&);
+bool quantize_neon(const QuantizeArgs&);
+bool sign_neon(const SignArgs&);
+
 }  // namespace bitwright

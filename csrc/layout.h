@@ -6,6 +6,7 @@
 //          unused bits and the margin are 0
 //   bytes  one pixel = C bytes, code + zero; the margin holds `zero`
 //   sums   one pixel = int32 accumulators, channels rounded up to 16; no margin
+//   shorts, longs   one pixel = C levels of int16, int64; no margin
 // Weights are tiles of 16 output channels, one channel per SIMD lane:
 //   bits   [tile][word of the taps][even channels, odd channels][8] uint64
 //   bytes  [tile][group of 4 taps][16 channels][4] int8, +1 or -1, absent taps 0
@@ -40,7 +41,7 @@ struct Shape {
     constexpr int64_t elements() const { return channels * pixels(); }
 };
 
-enum class Element { bits, bytes, sums };
+enum class Element { bits, bytes, sums, shorts, longs };
 
 // One image of activations; of bits, as many planes of them as its values have digits.
 struct Layout {
@@ -57,6 +58,25 @@ struct Layout {
                 return shape.channels;
             case Element::sums:
                 return 4 * round_up(shape.channels, kLanes);
+            case Element::shorts:
+            case Element::longs:
+                return element_bytes() * shape.channels;
+        }
+        return 0;
+    }
+    // Of one level; bits have none.
+    constexpr int64_t element_bytes() const {
+        switch (element) {
+            case Element::bits:
+                return 0;
+            case Element::bytes:
+                return 1;
+            case Element::shorts:
+                return 2;
+            case Element::sums:
+                return 4;
+            case Element::longs:
+                return 8;
         }
         return 0;
     }

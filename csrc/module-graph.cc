@@ -89,7 +89,7 @@ EpilogueSpec codes(const Flat<int64_t>& multiplier, const Flat<int64_t>& offset,
 
 int add_tensor(Graph& graph, int element, const std::array<int64_t, 3>& shape, int64_t planes,
                int factor, int zero) {
-    require(element >= 0 && element <= static_cast<int>(Element::sums), "an element");
+    require(element >= 0 && element <= static_cast<int>(Element::longs), "an element");
     return graph.add_tensor(static_cast<Element>(element), {shape[0], shape[1], shape[2]}, planes,
                             factor, zero);
 }
@@ -122,11 +122,53 @@ void finish(Graph& graph, int tensor, const Flat<int64_t>& multipliers,
     graph.finish(tensor, copy(multipliers), copy(offsets), shift);
 }
 
+void add_wide_product(Graph& graph, int input, int output, const Flat<int64_t>& weights,
+                      int64_t channels, const Geometry& geometry, int64_t groups) {
+    graph.add_wide_product(input, output, sliding(geometry), channels, groups, weights.data(),
+                           static_cast<int64_t>(weights.size()));
+}
+
+void add_wide_affine(Graph& graph, const std::vector<int>& inputs, int output,
+                     int64_t first_channel, const Flat<int64_t>& multiplier,
+                     const Flat<int64_t>& offset, int shift, int rounding, int64_t low,
+                     int64_t high) {
+    require(rounding >= 0 && rounding <= static_cast<int>(Rounding::toward_zero), "a rounding");
+    graph.add_wide_affine({inputs, output, first_channel, static_cast<int64_t>(offset.size()),
+                           copy(multiplier), copy(offset), shift, static_cast<Rounding>(rounding),
+                           low, high});
+}
+
+void add_wide_steps(Graph& graph, int input, int output, const Flat<int64_t>& limits,
+                    const Flat<int8_t>& direction, const Flat<int64_t>& levels) {
+    graph.add_wide_steps({input, output, copy(limits), copy(direction), copy(levels)});
+}
+
+void add_wide_table(Graph& graph, int input, int output, int64_t first, int64_t rows,
+                    const Flat<uint8_t>& entries) {
+    graph.add_wide_table({input, output, first, 0, rows, copy(entries)});
+}
+
+void add_wide_pool(Graph& graph, int input, int output, const Geometry& geometry, bool sum) {
+    graph.add_wide_pool({input, output, sliding(geometry), sum});
+}
+
+void add_gather(Graph& graph, int input, int output, const Flat<int64_t>& elements) {
+    graph.add_gather({input, output, copy(elements)});
+}
+
 GraphBatch::Type sample_type(const Graph& graph, const Samples& samples) {
-    if (samples.dtype() == nb::dtype<float>()) return GraphBatch::Type::float32;
+    using Type = GraphBatch::Type;
+    const auto is = [&](auto dtype) { return samples.dtype() == dtype; };
+    if (is(nb::dtype<float>())) return Type::float32;
     const bool is_signed = graph.binary_input() || graph.input_codes().first < 0;
-    if (is_signed && samples.dtype() == nb::dtype<int8_t>()) return GraphBatch::Type::int8;
-    if (!is_signed && samples.dtype() == nb::dtype<uint8_t>()) return GraphBatch::Type::uint8;
+    if (graph.wide_input()) {
+        if (is(nb::dtype<int16_t>())) return Type::int16;
+        if (is(nb::dtype<uint16_t>())) return Type::uint16;
+        if (is(nb::dtype<int32_t>())) return Type::int32;
+        if (is(nb::dtype<uint32_t>())) return Type::uint32;
+    }
+    if (is_signed && is(nb::dtype<int8_t>())) return Type::int8;
+    if (!is_signed && is(nb::dtype<uint8_t>())) return Type::uint8;
     throw std::invalid_argument("float32 samples, or codes of the input format");
 }
 
@@ -144,14 +186,14 @@ std::tuple<int, int64_t, int64_t> run(const Graph& graph, const Samples& samples
         static_cast<int64_t>(samples.size()) == images * graph.tensor(0).layout.shape.elements(),
         "samples of the input's shape");
     const nb::dlpack::dtype type =
-        graph.writes_levels() ? nb::dtype<int32_t>() : nb::dtype<float>();
+        graph.writes_levels() ? nb::dtype<int64_t>() : nb::dtype<float>();
     require(output.dtype() == type && holds(output, graph.tensor(graph.output_tensor())),
             "an output of the right type and size");
     std::vector<Capture> targets;
     for (const auto& [tensor, array] : captures) {
-        require(array.dtype() == nb::dtype<int32_t>() && holds(array, graph.tensor(tensor)),
+        require(array.dtype() == nb::dtype<int64_t>() && holds(array, graph.tensor(tensor)),
                 "a capture of the right type and size");
-        targets.push_back({tensor, static_cast<int32_t*>(array.data())});
+        targets.push_back({tensor, static_cast<int64_t*>(array.data())});
     }
     const GraphBatch batch{samples.data(), sample_type(graph, samples), images, output.data(),
                            targets};
@@ -204,6 +246,12 @@ void bind_graph(nb::module_& m) {
         .def("combine", &add_combine)
         .def("pool", &add_pool)
         .def("split", &Graph::add_split)
+        .def("wide_product", &add_wide_product)
+        .def("wide_affine", &add_wide_affine)
+        .def("wide_steps", &add_wide_steps)
+        .def("wide_table", &add_wide_table)
+        .def("wide_pool", &add_wide_pool)
+        .def("gather", &add_gather)
         .def("finish", &finish)
         .def("arena_bytes", &Graph::arena_bytes)
         .def("run", &run, nb::arg("samples").noconvert(), nb::arg("output").noconvert(),

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from integer_networks import binary_network, codes, ints, residual_network
+from integer_networks import binary_network, codes, ints
 
 from bitwright.errors import InvalidTypeError, InvalidValueError
 from bitwright.formats import Binary, Block, Float, Int, Log, Rounding, Ternary, UInt
@@ -96,11 +96,22 @@ def test_unknown_backends_isas_and_threads():
 
 
 def test_the_engine_names_what_it_cannot_run():
-    network = residual_network()
-    with pytest.raises(UnsupportedError, match=r"got table; at operation 'sigmoid'.*interpreter"):
-        network(np.zeros((1, 2, 6, 5), np.float32), backend="engine")
-    with pytest.raises(UnsupportedError):
-        Engine(network.operations, network.types, None)
+    """Only sizes are left: images beyond 2^31 bytes, copies of more than 2^26 numbers."""
+    first = Input("i", "", (1, 1 << 14, 1 << 14), Int(8), 1.0)
+    many = Linear("many", "i", codes(Int(4), (2, 1), 0))
+    moved = Transpose("moved", "i", (1, 2, 0))
+    for last, what in ((many, "2^31 bytes"), (moved, "2^26 numbers; got 268435456")):
+        channels = last.infer(first.infer()).shape[0]
+        network = Network(
+            [first, last, Output("o", last.name, ints(*[1] * channels), ints(*[0] * channels), 0)]
+        )
+        with pytest.raises(UnsupportedError) as caught:
+            Engine(network.operations, network.types, None)
+        message = str(caught.value)
+        assert what in message
+        assert f"at operation {last.name!r}" in message
+        assert "interpreter" in message
+        assert network.backend() == "interpreter"
 
 
 INPUT = Input("i", "", (2, 4, 4), Int(8), 1.0)

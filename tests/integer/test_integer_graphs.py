@@ -12,8 +12,10 @@ from integer_networks import levels_for
 from random_graphs import graphs
 
 from bitwright.integer import OPERATIONS, load
+from bitwright.kernels import available_isas
 
 SEEN: Counter[str] = Counter()
+KERNELS: Counter[str] = Counter()
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,14 @@ def test_random_graphs_equal_brute_force_and_survive_the_file(path, network):
             assert all(got[i] == v for i, v in expected.items()), name
             assert all(kind.low <= v <= kind.high for v in expected.values()), name
     last = network.operations[-1].name
+    for isa in available_isas():
+        for name, mine in network.trace(x, backend="engine", isa=isa).items():  # no network is refused
+            np.testing.assert_array_equal(mine, tensors[name], err_msg=f"{name} on {isa}")
+    KERNELS.update(row["kernel"] for row in network.engine().explain())
+    floats = x.astype(np.float32) / 4 - 1  # not codes: quantised on the way in
+    np.testing.assert_array_equal(
+        network(floats, backend="engine", threads=2), network(floats, backend="interpreter")
+    )
     assert np.array_equal(network(x), tensors[last])
     network.save(path)
     first = path.read_bytes()
@@ -53,3 +63,4 @@ def test_random_graphs_equal_brute_force_and_survive_the_file(path, network):
 def test_the_random_graphs_held_every_operation():
     if SEEN:  # this test may run alone
         assert set(SEEN) == set(OPERATIONS), SEEN
+        assert {"wide", "copy", "table", "dot", "depthwise", "combine", "max_pool"} <= set(KERNELS), KERNELS

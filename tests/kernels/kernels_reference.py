@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bitwright.kernels import Graph
-from bitwright.kernels.graph import Bits, Sums, Window
+from bitwright.kernels.tensors import Bits, Sums, Window
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
@@ -224,6 +224,6 @@ def check(network: Network, isa: str, x, threads: int = 1) -> None:
         if theirs is None:
             assert mine is None, name
             continue
-        assert mine.dtype == (np.float32 if name == "Output" else np.int32), name
+        assert mine.dtype == (np.float32 if name == "Output" else np.int64), name
         np.testing.assert_array_equal(mine, theirs, err_msg=f"{name} on {isa}")
     np.testing.assert_array_equal(program.run(x, threads=threads), expected[-1])

@@ -7,7 +7,7 @@ import pytest
 
 from bitwright.errors import BitwrightError, InvalidTypeError, InvalidValueError
 from bitwright.kernels import Graph, available_isas
-from bitwright.kernels.graph import Bits, Codes, Levels, Sums, Window
+from bitwright.kernels.tensors import Bits, Codes, Levels, Sums, Window
 
 ONES, ZEROS = np.ones(5, np.int64), np.zeros(5, np.int64)
 WEIGHT = np.ones((5, 3, 3, 3), np.int8)
@@ -32,8 +32,8 @@ def whole(isa=None, **given):
     [
         {"shape": (0, 4, 4)}, {"shape": (3, -4, 4)}, {"shape": (2**20, 2**20, 2**20)},
         {"shape": (2**62, 2**62, 2**62)}, {"shape": (2**31, 1, 1)}, {"scale": 0.0}, {"scale": -1.0},
-        {"scale": float("nan")}, {"scale": 1e-60}, {"low": -129}, {"low": -1, "high": 255},
-        {"low": 0, "high": 256}, {"low": 5, "high": 4}, {"low": 200, "high": 300},
+        {"scale": float("nan")}, {"scale": 1e-60}, {"low": -(2**31) - 1}, {"low": -1, "high": 2**31},
+        {"low": 0, "high": 2**32}, {"low": 5, "high": 4}, {"low": 0, "high": 2**62},
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")

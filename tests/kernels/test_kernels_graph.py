@@ -9,7 +9,7 @@ import pytest
 from graph_networks import Builder, codes_of, random_network, samples
 
 from bitwright.formats import Binary, Int, Rounding, Ternary, UInt
-from bitwright.integer import Affine, Conv, Input, Linear, Network, Output, Reshape, UnsupportedError
+from bitwright.integer import Affine, Conv, Input, Linear, Network, Output, Reshape
 from bitwright.kernels import available_isas
 
 ISAS = available_isas()
@@ -30,16 +30,13 @@ def check(network: Network, x: np.ndarray, threads: int = 1) -> int:
 
 
 def test_random_networks():
-    """Most random networks are the engine's; those that are not say why."""
-    refused, tensors = [], 0
+    """Every random network is the engine's."""
+    tensors = 0
     for seed in range(150):
         network = random_network(seed)
-        if network.engine_problem:
-            refused.append(network.engine_problem)
-            continue
+        assert network.engine_problem is None
         tensors += check(network, samples(network, 1 + seed % 4, seed), 1 + seed % 3)
         tensors += check(network, codes_of(network, 1 + seed % 3, seed))
-    assert len(refused) < 50, refused
     assert tensors > 2000
 
 
@@ -122,10 +119,10 @@ def test_accumulators_near_31_bits():
     check(network, np.full((2, k), 255, np.uint8))
 
 
-def test_what_does_not_fit_is_refused_by_name():
+def test_accumulators_beyond_31_bits():
     k = 65800
-    weight = Builder(0).weight((1, 1), Int(8)).pack(Int(8), np.full((1, k), -128, np.int8))
-    one = np.ones(1, np.int64)
+    weight = Builder(0).weight((1, 1), Int(8)).pack(Int(8), np.full((3, k), -128, np.int8))
+    one = np.ones(3, np.int64)
     network = Network(
         [
             Input("input", "", (k,), UInt(8), 1.0),
@@ -133,13 +130,12 @@ def test_what_does_not_fit_is_refused_by_name():
             Output("output", "wide", one, one, 0),
         ]
     )
-    with pytest.raises(UnsupportedError, match=r"31 bits.*'wide'.*interpreter"):
-        network(np.zeros((1, k), np.uint8), backend="engine")
-    assert network(np.zeros((1, k), np.uint8)).tolist() == [[1.0]]
+    assert network.types["wide"].bound > 2**31
+    check(network, np.full((2, k), 255, np.uint8))
 
 
 def test_threads_batches_and_callers_change_nothing():
-    networks = [n for n in (random_network(seed) for seed in range(40)) if n.engine_problem is None][:8]
+    networks = [random_network(seed) for seed in range(8)]
     for network in networks:
         x = samples(network, 23)
         whole = network(x, threads=1)

@@ -6,16 +6,24 @@ a tensor is stored as (bits, bytes, sums) follows from who reads it, and `choose
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Binary, Ternary, Uniform
+from bitwright.formats import Binary
+from bitwright.integer.epilogues import INT32, epilogue_of, known
+from bitwright.integer.images import (
+    check_moved,
+    conv_window,
+    dense,
+    image_shape,
+    image_weight,
+    pool_window,
+    spread,
+)
 from bitwright.integer.operations import (
     Add,
     Affine,
@@ -24,51 +32,56 @@ from bitwright.integer.operations import (
     Clip,
     Concat,
     Conv,
+    ConvTranspose,
+    Embedding,
     Input,
     Linear,
     MaxPool,
     Operation,
     Output,
     Reshape,
+    Table,
     TensorType,
     Threshold,
+    Transpose,
 )
 from bitwright.integer.plan import Choice, choose
-from bitwright.kernels.graph import (
+from bitwright.integer.wide import MAX_TERMS, wide_numbers
+from bitwright.kernels.graph import Graph
+from bitwright.kernels.tensors import (
     Bits,
     Codes,
     Element,
     Epilogue,
-    Graph,
-    Levels,
     Sums,
     Tensor,
     Window,
     zero_of,
 )
 
-INT32 = np.iinfo(np.int32)
-
 
 class UnsupportedError(InvalidValueError):
-    """The engine has no kernel for an operation; the interpreter runs it."""
+    """A tensor or window is beyond the engine's sizes; the interpreter runs the network."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """What an operation made: its tensor in the graph; `flat` where a reshape made it a vector since."""
+    """What an operation made: its tensor in the graph, and its type, whose C order is the tensor's."""
 
     tensor: Tensor
     type: TensorType
-    flat: bool = False
+
+    @property
+    def flat(self) -> bool:
+        """Whether a reshape made it a vector since."""
+        return self.tensor.shape != image_shape(self.type.shape)
 
 
 class Engine:
     """The compiled form of one network for one ISA.
 
-    It runs 8-bit and binary inputs, linear layers and convolutions with weights of at most 8 bits over
-    codes of at most 8 bits, affine maps, thresholds, clips, sums, concats, pools, and ends in float32 or
-    argmax. Accumulators stay below 2^31.
+    Codes and weights of at most 8 bits with accumulators below 2^31 run on kernels of their own; what is
+    wider, and every operation that has none, on the wide stages. Images take less than 2^31 bytes.
     """
 
     def __init__(
@@ -84,6 +97,7 @@ class Engine:
                 self._readers[name].append(operation)
         self._made: dict[str, Made] = {}
         self._split: dict[int, Tensor] = {}
+        self._widened: dict[int, Tensor] = {}
         self._fused: set[str] = set()
         self._shown: dict[str, Tensor] = {}
         for operation in operations:
@@ -123,7 +137,7 @@ class Engine:
     # --- running -------------------------------------------------------------------------------------
 
     def _images(self, x: np.ndarray) -> np.ndarray:
-        return x.reshape(len(x), *_image_shape(x.shape[1:]))
+        return x.reshape(len(x), *image_shape(x.shape[1:]))
 
     def _final(self, y: np.ndarray) -> np.ndarray:
         if isinstance(self.last, Argmax):
@@ -136,7 +150,7 @@ class Engine:
         match operation:
             case Input():
                 self._input(operation)
-            case Linear() | Conv():
+            case Linear() | Conv() | ConvTranspose():
                 self._product(operation)
             case Affine() | Threshold() | Clip() | Add():
                 self._pointwise(operation)
@@ -144,12 +158,14 @@ class Engine:
                 self._pool(operation)
             case Concat():
                 self._concat(operation)
-            case Reshape():
-                self._reshape(operation)
+            case Reshape() | Transpose():
+                self._reorder(operation)
+            case Table():
+                self._table(operation)
+            case Embedding():
+                self._embedding(operation)
             case Output() | Argmax():
                 self._output(operation)
-            case _:
-                raise _unsupported(operation)
 
     def _keep(self, operation: Operation, tensor: Tensor, kernel: str, reason: str, macs: int = 0) -> None:
         """Records what an operation made."""
@@ -167,38 +183,43 @@ class Engine:
         self._plan.append(row)
 
     def _input(self, operation: Input) -> None:
-        form, made, shape = operation.format, self.types[operation.name], _image_shape(operation.shape)
+        form, made, shape = operation.format, self.types[operation.name], image_shape(operation.shape)
         if isinstance(form, Binary):
             tensor = self.graph.input_binary(shape)
-        elif isinstance(form, Uniform | Ternary) and not form.wide and form.bits <= 8:
+        else:
             tensor = self.graph.input(
                 shape,
                 scale=operation.scale,
                 low=made.low,
                 high=made.high,
                 zero_point=operation.zero_point,
+                exact=form.wide,
             )
-        else:
-            raise _unsupported(operation, f"input in {form}")
         self._keep(operation, tensor, "quantise", "float32 to codes, once")
 
-    def _product(self, operation: Linear | Conv) -> None:
-        source = self._made[operation.input]
-        weight, window, groups = self._weight(operation, source), Window(), 1
-        if isinstance(operation, Conv):
-            pads = operation.pads
-            window = Window((1, 1), _pair(operation.stride), _pads(pads), _pair(operation.dilations))
-            groups = operation.groups
-        if self.types[operation.name].bound > INT32.max - 1:
-            raise _unsupported(operation, "accumulators beyond 31 bits")
-        macs = operation.macs(self.types[operation.input])
+    def _product(self, operation: Linear | Conv | ConvTranspose) -> None:
+        source, window, groups = self._made[operation.input], Window(), 1
+        weight = image_weight(operation.weight.levels)
+        if isinstance(operation, Linear):
+            if source.flat:  # a kernel of the image's size
+                weight = weight.reshape(len(weight), *source.tensor.shape)
+        else:
+            source, window, groups = self._solid(operation.input), conv_window(operation), operation.groups
+        if isinstance(operation, ConvTranspose):
+            source, window = self._spread(operation, source, replace(window, kernel=weight.shape[2:]))
+            weight = weight[:, :, ::-1, ::-1]
+        macs, bound = operation.macs(self.types[operation.input]), self.types[operation.name].bound
+        tensor, wide = source.tensor, _too_wide(weight, bound, source.tensor)
+        if wide:
+            result = self.graph.wide_product(tensor, weight.astype(np.int64), bound, window, groups)
+            self._keep(operation, result, "wide", wide, macs)
+            return
+        weight = weight.astype(np.int8)
         choice = _choose(weight, source.type, groups)
-        tensor, kernel, reason = source.tensor, choice.kernel, choice.reason
-        if tensor.element is Element.SUMS:
-            raise _unsupported(operation, "a product of accumulators")
+        kernel, reason = choice.kernel, choice.reason
         if tensor.element is Element.BITS and kernel != "planes":
             kernel, reason = "planes", "the input exists as bits only"
-            weight, groups = _dense(weight, groups), 1
+            weight, groups = dense(weight, groups), 1
         if tensor.element is Element.BYTES and kernel == "planes":
             tensor = self._planes_of(source)
         last, pool, epilogue = self._epilogue(operation, groups == 1 or kernel == "depthwise")
@@ -208,25 +229,48 @@ class Engine:
                 epilogue, flip = replace(epilogue, flip=np.zeros_like(epilogue.flip)), epilogue.flip
             unpooled = self.graph.product(tensor, weight, epilogue, window, groups)
             self._plan.append(_row(operation, kernel, unpooled, macs, reason))
-            pooled = self.graph.max_pool(unpooled, _pool_window(pool), flip)
+            pooled = self.graph.max_pool(unpooled, pool_window(pool), flip)
             self._keep(last, pooled, "max_pool", "behind the epilogue, which is monotone")
             return
         result = self.graph.product(tensor, weight, epilogue, window, groups)
         self._keep(last, result, kernel, reason, macs)
 
-    def _weight(self, operation: Linear | Conv, source: Made) -> np.ndarray:
-        """int8 levels [N, C, kh, kw]; a linear operation over an image has a kernel of its size."""
-        levels = operation.weight.levels
-        if int(levels.min()) < -128 or int(levels.max()) > 127:
-            raise _unsupported(operation, f"weights in {operation.weight.format}")
-        levels = levels.astype(np.int8)
-        if isinstance(operation, Conv):
-            if source.flat:
-                raise _unsupported(operation, "a convolution over a reshaped tensor")
-            return levels if operation.rank == 2 else levels[:, :, None, :]
-        if source.flat:
-            return levels.reshape(len(levels), *source.tensor.shape)
-        return levels[:, :, None, None]
+    def _spread(self, operation: ConvTranspose, source: Made, window: Window) -> tuple[Made, Window]:
+        """The input with zeros between, and the window of the plain convolution over it."""
+        size = image_shape(self.types[operation.name].shape)[1:]
+        elements, shape = spread(source.tensor.shape, window, size)
+        tensor = self.graph.gather(self._bytes_of(source), elements, shape)
+        self._plan.append(_row(operation, "copy", tensor, 0, "zeros between the input's positions"))
+        low, high = min(source.type.low, 0), max(source.type.high, 0)
+        return Made(tensor, TensorType(shape, low, high)), Window((1, 1), dilation=window.dilation)
+
+    def _solid(self, name: str) -> Made:
+        """What an operation made, laid out as its type says."""
+        made = self._made[name]
+        if made.flat:
+            shape = image_shape(made.type.shape)
+            tensor = self.graph.gather(self._bytes_of(made), self._order(name), shape)
+            row = {"operation": name, "kernel": "copy", "layout": tensor.element.name.lower()}
+            self._plan.append({**row, "macs": 0, "reason": "a reshape that moves numbers"})
+            self._made[name] = made = Made(tensor, made.type)
+        return made
+
+    def _order(self, name: str) -> np.ndarray:
+        """The elements of a tensor in C order."""
+        return np.arange(check_moved(self.types[name].elements), dtype=np.int64)
+
+    def _bytes_of(self, source: Made) -> Tensor:
+        """Bits as bytes, made once; other tensors as they are."""
+        tensor = source.tensor
+        if tensor.element is not Element.BITS:
+            return tensor
+        if tensor.index not in self._widened:
+            one = np.ones(tensor.shape[0], np.int64)
+            low, high = source.type.low, source.type.high
+            self._widened[tensor.index] = self.graph.wide_affine(
+                [tensor], one[None], 0 * one, 0, "floor", low, high
+            )
+        return self._widened[tensor.index]
 
     def _planes_of(self, source: Made) -> Tensor:
         """The bits of a tensor of bytes, split once."""
@@ -246,7 +290,9 @@ class Engine:
             pool, reader = reader, self._only_reader(reader)
         if not isinstance(reader, Affine | Threshold):
             return operation, None, Sums()
-        epilogue = self._epilogue_of(reader, bits)
+        epilogue = epilogue_of(reader, self.types[reader.name], bits and self._bits_suffice(reader))
+        if epilogue is None:
+            return operation, None, Sums()
         if pool is not None and not (isinstance(epilogue, Bits) or _ascending(reader)):
             return operation, None, Sums()  # the maximum cannot be taken behind it
         last: Operation = reader
@@ -261,38 +307,10 @@ class Engine:
         readers = self._readers[operation.name]
         return readers[0] if len(readers) == 1 else None
 
-    def _epilogue_of(self, operation: Affine | Threshold, bits: bool = True) -> Epilogue:
-        made = self.types[operation.name]
-        if isinstance(operation, Threshold):
-            return self._thresholds(operation, made, bits)
-        if zero_of(made.low, made.high) is None:
-            raise _unsupported(operation, f"codes in {operation.format}")
-        return Codes(
-            operation.multiplier,
-            operation.offset,
-            operation.shift,
-            operation.rounding.value,
-            made.low,
-            made.high,
-        )
-
-    def _thresholds(self, operation: Threshold, made: TensorType, bits: bool) -> Epilogue:
-        """-acc >= t is not (acc >= 1 - t). A limit beyond int32 compares like one at its end."""
-        codes = operation.format.codes()
-        steps = {b - a for a, b in pairwise(codes)}
-        if len(steps) > 1 or zero_of(made.low, made.high) is None:
-            raise _unsupported(operation, f"codes in {operation.format}")
-        down = operation.direction < 0
-        t = np.clip(operation.thresholds, INT32.min + 2, INT32.max)
-        limits = np.where(down[:, None], 1 - t, t).T.astype(np.int32)
-        if bits and isinstance(operation.format, Binary) and self._bits_suffice(operation):
-            return Bits(limits[0].copy(), down)
-        step = np.where(down, -1, 1).astype(np.int32) * (steps.pop() if steps else 1)
-        first = np.where(down, made.high, made.low).astype(np.int32)
-        return Levels(limits, first, step.astype(np.int32), made.low, made.high)
-
     def _bits_suffice(self, operation: Operation) -> bool:
-        """Every reader takes bits: products that run on planes, behind pools and reshapes."""
+        """Whether it makes +1 and -1 whose readers take bits: products on planes, behind pools, reshapes."""
+        if not isinstance(self.types[operation.name].format, Binary):
+            return False
         made = self.types[operation.name]
         for reader in self._readers[operation.name]:
             if isinstance(reader, MaxPool | Reshape):
@@ -309,75 +327,79 @@ class Engine:
         return True
 
     def _pointwise(self, operation: Affine | Threshold | Clip | Add) -> None:
-        sources = [self._made[name] for name in operation.inputs]
-        made, multipliers = self.types[operation.name], None
-        if any(source.flat for source in sources):
-            raise _unsupported(operation, "numbers of a reshaped image")
-        if any(abs(source.type.low) > INT32.max or source.type.high > INT32.max for source in sources):
-            raise _unsupported(operation, "numbers beyond 31 bits")
-        epilogue: Epilogue
-        match operation:
-            case Clip() if made == sources[0].type:
-                self._made[operation.name] = sources[0]
-                return
-            case Clip():
-                ones = np.ones(made.shape[0], np.int64)
-                epilogue = Codes(ones, np.zeros_like(ones), 0, "floor", made.low, made.high)
-            case Add():
-                multipliers = operation.multiplier
-                epilogue = Codes(
-                    multipliers[0].copy() if len(sources) == 1 else np.zeros_like(operation.offset),
-                    operation.offset,
-                    operation.shift,
-                    operation.rounding.value,
-                    made.low,
-                    made.high,
-                )
-            case _:
-                epilogue = self._epilogue_of(operation)
+        sources = [self._solid(name) for name in operation.inputs]
+        made: TensorType = self.types[operation.name]
         last: Operation = operation
+        if isinstance(operation, Clip) and made == sources[0].type:
+            self._made[operation.name] = sources[0]
+            return
         clip = self._only_reader(operation)
-        if isinstance(clip, Clip) and isinstance(epilogue, Codes):
-            clipped = self.types[clip.name]
-            epilogue, last = replace(epilogue, low=clipped.low, high=clipped.high), clip
+        if isinstance(clip, Clip) and not isinstance(operation, Threshold):
+            made, last = self.types[clip.name], clip
             self._fused.add(clip.name)
-        tensor = self.graph.combine([source.tensor for source in sources], epilogue, multipliers)
-        self._keep(last, tensor, "combine", "one pass over its terms")
+        tensors = [source.tensor for source in sources]
+        epilogue = None
+        if all(known(source.tensor, source.type) for source in sources) and len(sources) <= MAX_TERMS:
+            epilogue = epilogue_of(operation, made, self._bits_suffice(operation))
+        if epilogue is None:
+            tensor = wide_numbers(self.graph, operation, tensors, made)
+            self._keep(last, tensor, "wide", "numbers beyond bytes or 32-bit sums")
+        else:
+            multipliers = operation.multiplier if isinstance(operation, Add) else None
+            tensor = self.graph.combine(tensors, epilogue, multipliers)
+            self._keep(last, tensor, "combine", "one pass over its terms")
 
     def _pool(self, operation: MaxPool | AvgPool) -> None:
-        source = self._made[operation.input]
-        if source.flat:
-            raise _unsupported(operation, "a pool over a reshaped tensor")
-        window = _pool_window(operation)
-        if isinstance(operation, MaxPool):
-            self._keep(operation, self.graph.max_pool(source.tensor, window), "max_pool", "")
-        elif source.tensor.element is not Element.BYTES or self.types[operation.name].bound > INT32.max:
-            raise _unsupported(operation, "a sum of accumulators or of bits")
+        tensor, window = self._solid(operation.input).tensor, pool_window(operation)
+        made, sums = self.types[operation.name], isinstance(operation, AvgPool)
+        if not sums and tensor.element in (Element.BITS, Element.BYTES, Element.SUMS):
+            self._keep(operation, self.graph.max_pool(tensor, window), "max_pool", "")
+        elif sums and tensor.element is Element.BYTES and made.bound <= INT32.max:
+            self._keep(operation, self.graph.sum_pool(tensor, window), "sum_pool", "")
         else:
-            self._keep(operation, self.graph.sum_pool(source.tensor, window), "sum_pool", "")
+            pooled = self.graph.wide_pool(tensor, window, made.low, made.high, sums)
+            self._keep(operation, pooled, "wide", "a pool of numbers beyond bytes")
 
     def _concat(self, operation: Concat) -> None:
-        sources = [self._made[name] for name in operation.inputs]
+        sources = [self._solid(name).tensor for name in operation.inputs]
         made = self.types[operation.name]
-        if any(s.flat or s.tensor.element is not Element.BYTES for s in sources):
-            raise _unsupported(operation, "a concat of anything but codes")
-        tensor = self.graph.concat([s.tensor for s in sources], made.low, made.high)
-        self._keep(operation, tensor, "combine", "a copy into each slice")
+        codes = all(x.element is Element.BYTES for x in sources) and zero_of(made.low, made.high) is not None
+        join = self.graph.concat if codes else self.graph.wide_concat
+        kernel = "combine" if codes else "wide"
+        self._keep(operation, join(sources, made.low, made.high), kernel, "a copy into each slice")
 
-    def _reshape(self, operation: Reshape) -> None:
-        source, shape = self._made[operation.input], operation.shape
-        image = source.tensor.shape
-        if _image_shape(shape) == image:
-            self._made[operation.name] = replace(source, flat=False)
-        elif len(shape) == 1:
-            self._made[operation.name] = replace(source, flat=True)
-        else:
-            raise _unsupported(operation, f"a reshape of {image} to {shape}")
+    def _reorder(self, operation: Reshape | Transpose) -> None:
+        """Numbers stay where they are if the image is the same, or if a product takes it as a vector."""
+        source, made = self._made[operation.input], self.types[operation.name]
+        shape = image_shape(made.shape)
+        vector = isinstance(operation, Reshape) and len(made.shape) == 1
+        if isinstance(operation, Reshape) and (vector or shape == source.tensor.shape):
+            self._made[operation.name] = Made(source.tensor, made)
+            return
+        order = self._order(operation.name)
+        if isinstance(operation, Transpose):
+            order = order.reshape(source.type.shape).transpose(operation.axes).reshape(-1)
+        tensor = self.graph.gather(self._bytes_of(source), order, shape)
+        self._keep(operation, tensor, "copy", "numbers in another order")
+
+    def _table(self, operation: Table) -> None:
+        source, made = self._solid(operation.input).tensor, self.types[operation.name]
+        entries = operation.entries.T - operation.zero_point
+        tensor = self.graph.wide_table(source, operation.first, entries, made.low, made.high)
+        self._keep(operation, tensor, "table", "an entry for each level")
+
+    def _embedding(self, operation: Embedding) -> None:
+        """Each token is a pixel of one channel, and its row the channels there."""
+        source, made = self._made[operation.input], self.types[operation.name]
+        tensor, shape = source.tensor, (1, *image_shape(made.shape)[1:])
+        if tensor.shape != shape:
+            tensor = self.graph.gather(self._bytes_of(source), self._order(operation.input), shape)
+        rows = operation.weight.levels.astype(np.int64) - operation.zero_point
+        result = self.graph.wide_table(tensor, 0, rows, made.low, made.high)
+        self._keep(operation, result, "table", "a row for each token")
 
     def _output(self, operation: Output | Argmax) -> None:
-        source = self._made[operation.input]
-        if source.flat:
-            raise _unsupported(operation, "an output of a reshaped image")
+        source = self._solid(operation.input)
         if isinstance(operation, Argmax):
             self.graph.output_levels(source.tensor)
         else:
@@ -400,41 +422,19 @@ def _ascending(operation: Affine | Threshold) -> bool:
     return bool((operation.direction > 0).all())
 
 
-def _dense(weight: np.ndarray, groups: int) -> np.ndarray:
-    """A grouped weight [N, C / groups, kh, kw] as [N, C, kh, kw], 0 between groups."""
-    channels, width = weight.shape[:2]
-    dense = np.zeros((channels, groups * width, *weight.shape[2:]), weight.dtype)
-    for n in range(channels):
-        first = n * groups // channels * width
-        dense[n, first : first + width] = weight[n]
-    return dense
+def _too_wide(weight: np.ndarray, bound: int, x: Tensor) -> str:
+    """Why a product takes the wide stages; empty where bytes and int8 weights serve."""
+    if x.element not in (Element.BITS, Element.BYTES):
+        return "an input beyond bytes"
+    if int(weight.min()) < -128 or int(weight.max()) > 127:
+        return "weights beyond int8"
+    return "sums beyond 31 bits" if bound > INT32.max - 1 else ""
 
 
-def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(C, H, W) of one example: vectors are one pixel, (C, L) is one row."""
-    if len(shape) == 3:
-        return shape[0], shape[1], shape[2]
-    if len(shape) == 2:
-        return shape[0], 1, shape[1]
-    return math.prod(shape), 1, 1
-
-
-def _pair(values: tuple[int, ...]) -> tuple[int, int]:
-    return (1, values[0]) if len(values) == 1 else (values[0], values[1])
-
-
-def _pads(pads: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], tuple[int, int]]:
-    return ((0, 0), pads[0]) if len(pads) == 1 else (pads[0], pads[1])
-
-
-def _pool_window(operation: MaxPool | AvgPool) -> Window:
-    return Window(_pair(operation.kernel), _pair(operation.stride), _pads(operation.pads))
-
-
-def _unsupported(operation: Operation, what: object = None) -> UnsupportedError:
+def _unsupported(operation: Operation, what: object) -> UnsupportedError:
     return UnsupportedError(
-        "the engine runs networks of codes and weights of at most 8 bits",
-        got=what or operation.kind,
+        "the engine runs tensors below 2^31 bytes and windows up to 2^16",
+        got=what,
         where=f"operation {operation.name!r}",
         fix='run it with backend="interpreter"',
     )

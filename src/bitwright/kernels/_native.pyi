@@ -43,7 +43,7 @@ class Epilogue:
 class Graph:
     def __init__(self, isa: str) -> None: ...
     def tensor(self, element: int, shape: _Shape, planes: int, factor: int, zero: int, /) -> int: ...
-    def input(self, scale: float, low: int, high: int, zero_point: int, /) -> None: ...
+    def input(self, scale: float, exact: bool, low: int, high: int, zero_point: int, /) -> None: ...
     def dot(
         self,
         source: int,
@@ -82,6 +82,43 @@ class Graph:
         self, source: int, output: int, window: _Sliding, summed: bool, flips: npt.NDArray[np.uint8], /
     ) -> None: ...
     def split(self, source: int, output: int, first: int, /) -> None: ...
+    def wide_product(
+        self,
+        source: int,
+        output: int,
+        weights: npt.NDArray[np.int64],
+        channels: int,
+        window: _Sliding,
+        groups: int,
+        /,
+    ) -> None: ...
+    def wide_affine(
+        self,
+        inputs: Sequence[int],
+        output: int,
+        first_channel: int,
+        multiplier: npt.NDArray[np.int64],
+        offset: npt.NDArray[np.int64],
+        shift: int,
+        rounding: int,
+        low: int,
+        high: int,
+        /,
+    ) -> None: ...
+    def wide_steps(
+        self,
+        source: int,
+        output: int,
+        limits: npt.NDArray[np.int64],
+        direction: npt.NDArray[np.int8],
+        levels: npt.NDArray[np.int64],
+        /,
+    ) -> None: ...
+    def wide_table(
+        self, source: int, output: int, first: int, rows: int, entries: npt.NDArray[np.uint8], /
+    ) -> None: ...
+    def wide_pool(self, source: int, output: int, window: _Sliding, summed: bool, /) -> None: ...
+    def gather(self, source: int, output: int, elements: npt.NDArray[np.int64], /) -> None: ...
     def finish(
         self,
         tensor: int,
@@ -93,8 +130,8 @@ class Graph:
     def arena_bytes(self) -> int: ...
     def run(
         self,
-        samples: npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8],
-        output: npt.NDArray[np.float32] | npt.NDArray[np.int32],
+        samples: npt.NDArray[np.float32] | npt.NDArray[np.integer],
+        output: npt.NDArray[np.float32] | npt.NDArray[np.int64],
         threads: int,
-        captures: Sequence[tuple[int, npt.NDArray[np.int32]]],
+        captures: Sequence[tuple[int, npt.NDArray[np.int64]]],
     ) -> tuple[int, int, int]: ...

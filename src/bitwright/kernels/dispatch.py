@@ -41,7 +41,7 @@ def check_quantize_isa(name: object, where: str) -> str:
 def default_isa() -> str:
     """The best instruction set of the engine here, or the one that `BITWRIGHT_ISA` forces.
 
-    Forcing one that only the quantisers know (neon) leaves the engine with its scalar kernels.
+    Forcing one that only the quantisers know leaves the engine with its scalar kernels.
     """
     forced = os.environ.get(ISA_VARIABLE)
     if forced:

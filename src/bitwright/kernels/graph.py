@@ -7,10 +7,9 @@ one thread; `run` may be called from several at a time.
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,123 +18,26 @@ import numpy.typing as npt
 from bitwright.errors import InvalidTypeError, InvalidValueError
 from bitwright.kernels import _native
 from bitwright.kernels.dispatch import check_isa, default_isa
-
-Array = npt.NDArray[Any]
-Shape = tuple[int, int, int]
+from bitwright.kernels.tensors import (
+    ROUNDINGS,
+    Array,
+    Bits,
+    Codes,
+    Element,
+    Epilogue,
+    Levels,
+    Shape,
+    Sums,
+    Tensor,
+    Window,
+    element_of,
+    stored,
+    zero_of,
+)
 
 _MAX_THREADS = 1024
 _FAULT_NAN = 1
 _FAULT_CODE = 2
-
-
-class Element(enum.Enum):
-    """How a tensor is stored: planes of bits, bytes, or int32 sums (csrc/layout.h)."""
-
-    BITS = 0
-    BYTES = 1
-    SUMS = 2
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor of a graph: level = factor * stored - zero.
-
-    Args:
-        index: its number in the graph.
-        shape: (C, H, W).
-        planes: of bits, least significant first.
-    """
-
-    index: int
-    element: Element
-    shape: Shape
-    planes: int = 1
-    factor: int = 1
-    zero: int = 0
-
-
-@dataclass(frozen=True)
-class Window:
-    """What slides over (H, W): kernel, stride, ((top, bottom), (left, right)), dilation."""
-
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    pads: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
-    dilation: tuple[int, int] = (1, 1)
-
-    def output(self, shape: Shape, channels: int) -> Shape:
-        """The result's shape; raises where the window does not fit."""
-        numbers, pads = (*self.kernel, *self.stride, *self.dilation), (*self.pads[0], *self.pads[1])
-        if min(numbers) < 1 or min(pads) < 0 or max(*numbers, *pads) > 1 << 16:
-            raise InvalidValueError(
-                "kernels, strides, dilations are positive, pads not negative, at most 2^16", got=self
-            )
-        height, width = (
-            (n + sum(p) - d * (k - 1) - 1) // s + 1
-            for n, k, s, p, d in zip(
-                shape[1:], self.kernel, self.stride, self.pads, self.dilation, strict=True
-            )
-        )
-        if height < 1 or width < 1:
-            raise InvalidValueError("a window fits into its padded input", got=f"{self} over {shape}")
-        return channels, height, width
-
-    @property
-    def _native(self) -> tuple[int, ...]:
-        (top, bottom), (left, right) = self.pads
-        return (*self.kernel, *self.stride, top, left, bottom, right, *self.dilation)
-
-
-@dataclass(frozen=True, eq=False)
-class Sums:
-    """The accumulator itself."""
-
-
-@dataclass(frozen=True, eq=False)
-class Bits:
-    """Level +1 where (acc >= threshold) xor flip, else -1; thresholds int32 [N], flip bool [N]."""
-
-    thresholds: Array
-    flip: Array
-
-
-@dataclass(frozen=True, eq=False)
-class Levels:
-    """level = first[n] + step[n] * (number of k with acc >= thresholds[k, n]), from low to high.
-
-    thresholds int32 [K, N]; first and step int32 [N].
-    """
-
-    thresholds: Array
-    first: Array
-    step: Array
-    low: int
-    high: int
-
-
-@dataclass(frozen=True, eq=False)
-class Codes:
-    """level = clip(round((acc M[n] + B[n]) 2^-shift), low, high), |acc M + B| < 2^53.
-
-    multiplier, offset: int64 [N]; rounding: its name, such as "nearest-even".
-    """
-
-    multiplier: Array
-    offset: Array
-    shift: int
-    rounding: str
-    low: int
-    high: int
-
-
-Epilogue = Sums | Bits | Levels | Codes
-_ROUNDINGS = ("nearest-even", "nearest-away", "floor", "ceil", "toward-zero")
-
-
-def zero_of(low: int, high: int) -> int | None:
-    """The byte of level 0 where bytes hold `low` to `high` and level 0; None where they cannot."""
-    lowest = min(low, 0)
-    return -lowest if max(high, 0) - lowest <= 255 else None
 
 
 class Graph:
@@ -152,18 +54,23 @@ class Graph:
 
     # --- building ------------------------------------------------------------------------------------
 
-    def input(self, shape: Shape, *, scale: float, low: int, high: int, zero_point: int = 0) -> Tensor:
-        """Bytes of level = clip(rint_half_even(x / scale), low, high); codes are level + zero_point."""
-        zero = zero_of(low, high)
-        single = float(np.float32(scale))
-        if zero is None or low > high or not (math.isfinite(single) and single > 0):
+    def input(
+        self, shape: Shape, *, scale: float, low: int, high: int, zero_point: int = 0, exact: bool = False
+    ) -> Tensor:
+        """Levels clip(rint_half_even(x / scale), low, high); codes are level + zero_point.
+
+        The division is float32, or float64 where `exact`.
+        """
+        scale = scale if exact else float(np.float32(scale))
+        if low > high or not (math.isfinite(scale) and scale > 0):
             raise InvalidValueError(
-                "an input has codes of 8 bits and a positive scale", got=f"{low} to {high}, {scale}"
+                "an input has codes and a positive scale", got=f"{low} to {high}, {scale}"
             )
-        self._input = self._tensor(Element.BYTES, shape, zero=zero)
-        self._call(self._native.input, single, low, high, zero_point)
-        self._code_type = np.int8 if low + zero_point < 0 else np.uint8
-        self._codes = f"a code from {low + zero_point} to {high + zero_point}"
+        self._input = self._levels_tensor(shape, low, high)
+        self._call(self._native.input, scale, exact, low, high, zero_point)
+        first, last = low + zero_point, high + zero_point
+        self._code_type = _code_type(first, last)
+        self._codes = f"a code from {first} to {last}"
         return self._input
 
     def input_binary(self, shape: Shape) -> Tensor:
@@ -193,13 +100,11 @@ class Graph:
         result = self._result(window.output(x.shape, channels), epilogue)
         native, flat = self._epilogue(epilogue, result), np.ascontiguousarray(weight).reshape(-1)
         if x.element is Element.BYTES:
-            self._call(
-                self._native.dot, x.index, result.index, flat, channels, window._native, groups, native
-            )
+            self._call(self._native.dot, x.index, result.index, flat, channels, window.native, groups, native)
             return result
         planes, exclusive, signed = weight_planes(weight)
         self._call(
-            self._native.planes, x.index, result.index, flat, channels, window._native, planes, exclusive,
+            self._native.planes, x.index, result.index, flat, channels, window.native, planes, exclusive,
             signed, native,
         )  # fmt: skip
         return result
@@ -230,14 +135,14 @@ class Graph:
         if flip is not None and x.element is not Element.BITS:
             raise InvalidValueError("only bits are flipped behind a pool", got=x.element)
         result = self._tensor(x.element, window.output(x.shape, x.shape[0]), 1, x.factor, x.zero)
-        self._call(self._native.pool, x.index, result.index, window._native, False, flags)
+        self._call(self._native.pool, x.index, result.index, window.native, False, flags)
         return result
 
     def sum_pool(self, x: Tensor, window: Window) -> Tensor:
         """The sum of the levels of each window; positions outside count 0."""
         result = self._tensor(Element.SUMS, window.output(x.shape, x.shape[0]))
         none = np.zeros(0, np.uint8)
-        self._call(self._native.pool, x.index, result.index, window._native, True, none)
+        self._call(self._native.pool, x.index, result.index, window.native, True, none)
         return result
 
     def split(self, x: Tensor, high: int, binary: bool = False) -> Tensor:
@@ -249,13 +154,81 @@ class Graph:
         self._call(self._native.split, x.index, result.index, int(binary))
         return result
 
+    # --- stages over any element (csrc/engine-wide.h) --------------------------------------------------
+
+    def wide_product(
+        self, x: Tensor, weight: npt.NDArray[np.int64], bound: int, window: Window, groups: int = 1
+    ) -> Tensor:
+        """acc[n, y, x] = sum over the taps inside of level * weight; no |acc| is larger than `bound`.
+
+        Args:
+            weight: int64 [N, C / groups, kh, kw].
+        """
+        window = replace(window, kernel=(weight.shape[2], weight.shape[3]))
+        wide = max(bound, int(weight.max()), -int(weight.min())) > np.iinfo(np.int32).max
+        shape = window.output(x.shape, len(weight))
+        result = self._tensor(Element.LONGS if wide else Element.SUMS, shape)
+        flat = np.ascontiguousarray(weight, np.int64).reshape(-1)
+        self._call(self._native.wide_product, x.index, result.index, flat, len(weight), window.native, groups)
+        return result
+
+    def wide_affine(
+        self, xs: Sequence[Tensor], multiplier: Array, offset: Array, shift: int, rounding: str,
+        low: int, high: int,
+    ) -> Tensor:  # fmt: skip
+        """Levels clip(round((sum of x_i multiplier[i, c] + offset[c]) 2^-shift), low, high).
+
+        multiplier: int64 [terms, C], offset: int64 [C].
+        """
+        result = self._levels_tensor(xs[0].shape, low, high)
+        self._wide_affine(xs, multiplier, offset, shift, rounding, low, high, result)
+        return result
+
+    def wide_concat(self, xs: Sequence[Tensor], low: int, high: int) -> Tensor:
+        """The channels of several tensors, one after the other; levels from low to high."""
+        result = self._levels_tensor((sum(x.shape[0] for x in xs), *xs[0].shape[1:]), low, high)
+        first = 0
+        for x in xs:
+            one, none = np.ones((1, x.shape[0]), np.int64), np.zeros(x.shape[0], np.int64)
+            self._wide_affine([x], one, none, 0, "floor", low, high, result, first)
+            first += x.shape[0]
+        return result
+
+    def wide_steps(self, x: Tensor, limits: Array, direction: Array, levels: Array) -> Tensor:
+        """levels[number of k with direction[c] x >= limits[c, k]]; limits int64 [C, K], ascending."""
+        result = self._levels_tensor(x.shape, int(levels.min()), int(levels.max()))
+        flat = np.ascontiguousarray(limits).reshape(-1)
+        self._call(self._native.wide_steps, x.index, result.index, flat, direction, levels)
+        return result
+
+    def wide_table(self, x: Tensor, first: int, entries: Array, low: int, high: int) -> Tensor:
+        """Levels entries[x - first, c] from low to high; int [n, C], or [n, 1] for all; of one channel
+        makes C."""
+        channels = x.shape[0] if entries.shape[1] == 1 else entries.shape[1]
+        result = self._levels_tensor((channels, *x.shape[1:]), low, high)
+        flat = np.ascontiguousarray(stored(entries, result)).reshape(-1).view(np.uint8)
+        self._call(self._native.wide_table, x.index, result.index, first, entries.shape[1], flat)
+        return result
+
+    def wide_pool(self, x: Tensor, window: Window, low: int, high: int, sums: bool) -> Tensor:
+        """The largest level of each window, or the sum; positions outside left out. Levels low to high."""
+        result = self._levels_tensor(window.output(x.shape, x.shape[0]), low, high)
+        self._call(self._native.wide_pool, x.index, result.index, window.native, sums)
+        return result
+
+    def gather(self, x: Tensor, elements: npt.NDArray[np.int64], shape: Shape) -> Tensor:
+        """Element i of the result, in C order, is element elements[i] of `x`, or level 0 where that is -1."""
+        result = self._tensor(x.element, shape, 1, x.factor, x.zero)
+        self._call(self._native.gather, x.index, result.index, np.ascontiguousarray(elements))
+        return result
+
     def output(self, x: Tensor, multiplier: Array, offset: Array, shift: int) -> None:
         """Ends the graph: y = float32((level M[c] + B[c]) 2^-shift), every sum below 2^53."""
         self._output = x
         self._call(self._native.finish, x.index, multiplier, offset, shift)
 
     def output_levels(self, x: Tensor) -> None:
-        """Ends the graph: the levels of `x`, int32."""
+        """Ends the graph: the levels of `x`, int64."""
         none = np.zeros(0, np.int64)
         self._output, self._levels = x, True
         self._call(self._native.finish, x.index, none, none, 0)
@@ -263,15 +236,14 @@ class Graph:
     # --- running -------------------------------------------------------------------------------------
 
     def run(self, x: Array, threads: int = 1, captures: Sequence[Tensor] = ()) -> tuple[Array, list[Array]]:
-        """The output of a batch, and the levels of the captured tensors, int32 [B, C, H, W].
+        """The output of a batch, and the levels of the captured tensors, int64 [B, C, H, W].
 
         Args:
-            x: [B, C, H, W]; float32, or codes of the input's format (int8 where they are signed or binary,
-                uint8 otherwise).
+            x: [B, C, H, W]; float32, or codes of the input's format in the smallest integer type.
             threads: a batch is cut into as many slices; one image is shared by all threads.
 
         Returns:
-            float32 or int32 [B, N, H, W].
+            float32 or int64 [B, N, H, W].
         """
         if self._input is None or self._output is None:
             raise InvalidValueError("a graph runs once it has an input and an output", got=repr(self))
@@ -283,8 +255,8 @@ class Graph:
         if type(threads) is not int or not 1 <= threads <= _MAX_THREADS:
             raise InvalidValueError(f"threads lies between 1 and {_MAX_THREADS}", got=repr(threads))
         samples = np.ascontiguousarray(x)
-        result: Array = np.empty((len(x), *self._output.shape), np.int32 if self._levels else np.float32)
-        kept = [np.empty((len(x), *tensor.shape), np.int32) for tensor in captures]
+        result: Array = np.empty((len(x), *self._output.shape), np.int64 if self._levels else np.float32)
+        kept = [np.empty((len(x), *tensor.shape), np.int64) for tensor in captures]
         pairs = [(tensor.index, array) for tensor, array in zip(captures, kept, strict=True)]
         kind, image, element = self._native.run(samples, result, threads, pairs)
         where = f"image {image}, element {element}"
@@ -307,6 +279,20 @@ class Graph:
     ) -> Tensor:
         index: int = self._call(self._native.tensor, element.value, shape, planes, factor, zero)
         return Tensor(index, element, shape, planes, factor, zero)
+
+    def _levels_tensor(self, shape: Shape, low: int, high: int) -> Tensor:
+        element = element_of(low, high)
+        return self._tensor(element, shape, zero=(zero_of(low, high) or 0))
+
+    def _wide_affine(
+        self, xs: Sequence[Tensor], multiplier: Array, offset: Array, shift: int, rounding: str,
+        low: int, high: int, result: Tensor, first: int = 0,
+    ) -> None:  # fmt: skip
+        flat = np.ascontiguousarray(multiplier).reshape(-1)
+        self._call(
+            self._native.wide_affine, [x.index for x in xs], result.index, first, flat, offset, shift,
+            _rounding(rounding), low, high,
+        )  # fmt: skip
 
     def _bytes(self, shape: Shape, low: int, high: int) -> Tensor:
         zero = zero_of(low, high)
@@ -334,9 +320,7 @@ class Graph:
                 flat = np.ascontiguousarray(thresholds).reshape(-1)
                 make = self._call(_native.Epilogue.levels, flat, base, step)
             case Codes(multiplier, offset, shift, rounding, low, high):
-                if rounding not in _ROUNDINGS:
-                    raise InvalidValueError(f"a rounding is one of {', '.join(_ROUNDINGS)}", got=rounding)
-                index = _ROUNDINGS.index(rounding)
+                index = _rounding(rounding)
                 make = self._call(_native.Epilogue.codes, multiplier, offset, shift, index, low, high)
         return make
 
@@ -357,6 +341,21 @@ class Graph:
             raise InvalidValueError(str(error)) from error
         except TypeError as error:  # nanobind lists every signature
             raise InvalidTypeError("arrays and numbers have the stated types", got=str(error)) from error
+
+
+def _rounding(name: str) -> int:
+    if name not in ROUNDINGS:
+        raise InvalidValueError(f"a rounding is one of {', '.join(ROUNDINGS)}", got=name)
+    return ROUNDINGS.index(name)
+
+
+def _code_type(low: int, high: int) -> npt.DTypeLike:
+    """The smallest integer type of codes from `low` to `high`, signed where some are."""
+    for bits in (8, 16, 32):
+        limits = np.iinfo(f"{'int' if low < 0 else 'uint'}{bits}")
+        if limits.min <= low and high <= limits.max:
+            return limits.dtype
+    raise InvalidValueError("input codes have at most 32 bits", got=f"{low} to {high}")
 
 
 def weight_planes(weight: npt.NDArray[np.int8]) -> tuple[int, bool, bool]:
