@@ -1,13 +1,12 @@
 // Running a graph: slices of the batch on threads, chunks of a slice through all stages; a single
 // image goes through its stages on all threads together.
 #include <algorithm>
-#include <barrier>
 #include <cstring>
 #include <exception>
 #include <stdexcept>
 
 #include "graph.h"
-#include "threads.h"
+#include "team.h"
 
 namespace bitwright {
 namespace {
@@ -287,17 +286,15 @@ void Graph::run_stage(size_t index, const Workspace& workspace, int64_t images, 
     std::visit([&](const auto& s) { run(s, workspace, images, part); }, stage);
 }
 
-// Images [begin, end), in chunks of nearly equal size, whole tiles of 8 rows where they are many.
-GraphFault Graph::run_slice(const GraphBatch& batch, int64_t begin, int64_t end) const {
-    if (begin == end) return {};
-    const int64_t chunks = ceil_div(end - begin, chunk_);
-    const int64_t step =
-        std::min({round_up(ceil_div(end - begin, chunks), kBlockRows), chunk_, end - begin});
+// Chunks of `step` images, for as long as there are any; the other threads take theirs meanwhile.
+GraphFault Graph::run_chunks(const GraphBatch& batch, int64_t step,
+                             std::atomic<int64_t>& next) const {
     auto workspace = borrow(step);
     GraphFault fault;
-    for (int64_t first = begin; first < end && fault.kind == GraphFault::Kind::none;
-         first += step) {
-        const int64_t images = std::min(step, end - first);
+    while (fault.kind == GraphFault::Kind::none) {
+        const int64_t first = next.fetch_add(step, std::memory_order_relaxed);
+        if (first >= batch.images) break;
+        const int64_t images = std::min(step, batch.images - first);
         fill_margin(*workspace, 0, images);
         for (int64_t i = 0; i < images && fault.kind == GraphFault::Kind::none; ++i) {
             fault = load(batch, first + i, *workspace, i);
@@ -322,18 +319,15 @@ GraphFault Graph::run_together(const GraphBatch& batch, int64_t threads) const {
     fill_margin(*workspace, 0, 1);
     const GraphFault fault = load(batch, 0, *workspace, 0);
     if (fault.kind == GraphFault::Kind::none) {
-        std::barrier<> together(threads);
-        const auto work = [&](int64_t index) {
+        Barrier together(threads);
+        auto team = borrow_team(threads);
+        team->run([&](int64_t index) {
             for (size_t i = 0; i < stages_.size(); ++i) {
                 run_stage(i, *workspace, 1, {index, threads});
                 together.arrive_and_wait();
             }
-        };
-        {
-            Threads others;
-            for (int64_t index = 1; index < threads; ++index) others.start(work, index);
-            work(0);
-        }
+        });
+        give_back(std::move(team));
         write_output(batch, *workspace, 0, 1);
     }
     give_back(std::move(workspace));
@@ -342,35 +336,41 @@ GraphFault Graph::run_together(const GraphBatch& batch, int64_t threads) const {
 
 GraphFault Graph::run(const GraphBatch& batch, int64_t threads) const {
     if (!finished_) throw std::invalid_argument("the graph has no output yet");
+    if (batch.images == 0) return {};
     if (batch.images == 1 && threads > 1 && batch.captures.empty()) {
         return run_together(batch, threads);
     }
-    const int64_t slices = std::clamp(threads, int64_t{1}, std::max(int64_t{1}, batch.images));
-    if (slices == 1) return run_slice(batch, 0, batch.images);
+    // Chunks of nearly equal size, as many for each thread, whole tiles of 8 rows where they are
+    // many.
+    const int64_t count = std::min(threads, batch.images);
+    const int64_t chunks = round_up(ceil_div(batch.images, chunk_), count);
+    const int64_t step =
+        std::min(round_up(ceil_div(batch.images, chunks), chunks == count ? 1 : kBlockRows),
+                 std::min(chunk_, batch.images));
+    std::atomic<int64_t> next{0};
+    if (count == 1) return run_chunks(batch, step, next);
 
-    std::vector<GraphFault> faults(static_cast<size_t>(slices));
-    std::vector<std::exception_ptr> errors(static_cast<size_t>(slices));
-    const auto work = [&](int64_t slice) {
-        const auto i = static_cast<size_t>(slice);
+    std::vector<GraphFault> faults(static_cast<size_t>(count));
+    std::vector<std::exception_ptr> errors(static_cast<size_t>(count));
+    auto team = borrow_team(count);
+    team->run([&](int64_t index) {
+        const auto i = static_cast<size_t>(index);
         try {
-            faults[i] = run_slice(batch, batch.images * slice / slices,
-                                  batch.images * (slice + 1) / slices);
+            faults[i] = run_chunks(batch, step, next);
         } catch (...) {
             errors[i] = std::current_exception();
         }
-    };
-    {
-        Threads others;
-        for (int64_t slice = 1; slice < slices; ++slice) others.start(work, slice);
-        work(0);
-    }
+    });
+    give_back(std::move(team));
     for (const std::exception_ptr& error : errors) {
         if (error) std::rethrow_exception(error);
     }
+    GraphFault first;  // the fault of the earliest image, whichever thread met it
     for (const GraphFault& fault : faults) {
-        if (fault.kind != GraphFault::Kind::none) return fault;
+        const bool earlier = first.kind == GraphFault::Kind::none || fault.image < first.image;
+        if (fault.kind != GraphFault::Kind::none && earlier) first = fault;
     }
-    return {};
+    return first;
 }
 
 }  // namespace bitwright

@@ -361,4 +361,23 @@ void Graph::give_back(std::unique_ptr<Workspace> workspace) const {
     idle_.push_back(std::move(workspace));
 }
 
+// Concurrent callers have teams of their own; one of another size, or of a parent process, goes.
+std::unique_ptr<Team> Graph::borrow_team(int64_t size) const {
+    std::unique_ptr<Team> team;
+    {
+        const std::lock_guard lock(mutex_);
+        if (!idle_teams_.empty()) {
+            team = std::move(idle_teams_.back());
+            idle_teams_.pop_back();
+        }
+    }
+    if (team && team->size() == size && team->alive()) return team;
+    return std::make_unique<Team>(size);
+}
+
+void Graph::give_back(std::unique_ptr<Team> team) const {
+    const std::lock_guard lock(mutex_);
+    idle_teams_.push_back(std::move(team));
+}
+
 }  // namespace bitwright

@@ -6,6 +6,7 @@
 // memory safe.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -17,6 +18,7 @@
 #include "dispatch.h"
 #include "engine.h"
 #include "pack.h"
+#include "team.h"
 
 namespace bitwright {
 
@@ -203,11 +205,13 @@ class Graph {
     void plan_memory();
     std::unique_ptr<Workspace> borrow(int64_t images) const;
     void give_back(std::unique_ptr<Workspace> workspace) const;
+    std::unique_ptr<Team> borrow_team(int64_t size) const;
+    void give_back(std::unique_ptr<Team> team) const;
     std::byte* memory(const Workspace& workspace, int tensor) const;
     void fill_margin(const Workspace& workspace, int tensor, int64_t images) const;
     GraphFault load(const GraphBatch& batch, int64_t image, Workspace& workspace,
                     int64_t slot) const;
-    GraphFault run_slice(const GraphBatch& batch, int64_t begin, int64_t end) const;
+    GraphFault run_chunks(const GraphBatch& batch, int64_t step, std::atomic<int64_t>& next) const;
     GraphFault run_together(const GraphBatch& batch, int64_t threads) const;
     void run_stage(size_t index, const Workspace& workspace, int64_t images, Part part) const;
     void run(const DotStage&, const Workspace&, int64_t images, Part) const;
@@ -239,6 +243,7 @@ class Graph {
     int64_t arena_bytes_ = 0, chunk_ = 1;
     mutable std::mutex mutex_;
     mutable std::vector<std::unique_ptr<Workspace>> idle_;
+    mutable std::vector<std::unique_ptr<Team>> idle_teams_;
 };
 
 // Packs the weights of a stage and lists its places (graph-pack.cc).
