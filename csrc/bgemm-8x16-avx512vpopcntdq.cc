@@ -38,9 +38,7 @@ template <Epilogue E, int M, int NT>
 inline __attribute__((always_inline)) void block(const ProductArgs& args, int64_t tile,
                                                  const std::byte* input, std::byte* output,
                                                  int64_t at) {
-    const int64_t words = args.runs * args.run_units;
-    const int64_t tile_bytes = words * kLanes * kWordBytes;
-    const std::byte* weights = args.weights + tile * tile_bytes;
+    const int64_t tile_bytes = args.weight_tile;
     const std::byte* rows[M];
     for (int m = 0; m < M; ++m) rows[m] = input + args.input_offset[at + m];
 
@@ -51,6 +49,7 @@ inline __attribute__((always_inline)) void block(const ProductArgs& args, int64_
     for (int64_t run = 0; run < args.runs; ++run) {
         const int64_t from = run * args.run_stride;
         const int64_t to = from + args.run_units * kWordBytes;
+        const std::byte* weights = args.weights + tile * tile_bytes + run * args.weight_run;
         for (int64_t i = from; i < to; i += kWordBytes) {
             __m512i w[2 * NT];
             for (int t = 0; t < 2 * NT; ++t) {
@@ -68,8 +67,7 @@ inline __attribute__((always_inline)) void block(const ProductArgs& args, int64_
         }
     }
     for (int m = 0; m < M; ++m) {
-        store<E, NT>(pc[m], tile, args.constants + args.constant_offset[at + m],
-                     output + args.output_offset[at + m]);
+        store<E, NT>(pc[m], tile, args.constants, output + args.output_offset[at + m]);
     }
 }
 

@@ -20,7 +20,6 @@ __m256i widen_weights(const std::byte* from) {
 template <int M>
 void dot_block(const DotArgs& args, int64_t tile, const std::byte* input, std::byte* output,
                int64_t at) {
-    const std::byte* weights = args.weights + tile * args.runs * args.run_units * kLanes * kDot;
     const std::byte* rows[M];
     for (int m = 0; m < M; ++m) rows[m] = input + args.rows.input_offset[at + m];
     __m256i acc[M][kQuads];
@@ -30,6 +29,7 @@ void dot_block(const DotArgs& args, int64_t tile, const std::byte* input, std::b
     for (int64_t run = 0; run < args.runs; ++run) {
         const int64_t from = args.run_offset[run];
         const int64_t to = from + args.run_units * kDot;
+        const std::byte* weights = args.weights + tile * args.weight_tile + run * args.weight_run;
         for (int64_t i = from; i < to; i += kDot, weights += kLanes * kDot) {
             __m256i a[M];
             for (int m = 0; m < M; ++m) {

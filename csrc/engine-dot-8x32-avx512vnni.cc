@@ -21,8 +21,7 @@ template <Epilogue::Kind K, int M, int NT>
 inline __attribute__((always_inline)) void block(const DotArgs& args, int64_t tile,
                                                  const std::byte* input, std::byte* output,
                                                  int64_t at) {
-    const int64_t tile_bytes = args.runs * args.run_units * kLanes * kDot;
-    const std::byte* weights = args.weights + tile * tile_bytes;
+    const int64_t tile_bytes = args.weight_tile;
     const std::byte* rows[M];
     for (int m = 0; m < M; ++m) rows[m] = input + args.rows.input_offset[at + m];
 
@@ -34,6 +33,7 @@ inline __attribute__((always_inline)) void block(const DotArgs& args, int64_t ti
     for (int64_t run = 0; run < args.runs; ++run) {
         const int64_t from = args.run_offset[run];
         const int64_t to = from + args.run_units * kDot;
+        const std::byte* weights = args.weights + tile * tile_bytes + run * args.weight_run;
         for (int64_t i = from; i < to; i += kDot) {
             __m512i w[NT];
             for (int t = 0; t < NT; ++t) w[t] = _mm512_loadu_si512(weights + t * tile_bytes);
@@ -91,7 +91,7 @@ template <Epilogue::Kind K, int M>
 inline __attribute__((always_inline)) void depthwise_block(const DotArgs& args, int64_t tile,
                                                            __m512i order, const std::byte* input,
                                                            std::byte* output, int64_t at) {
-    const std::byte* weights = args.weights + tile * args.run_units * kLanes * kDot;
+    const std::byte* weights = args.weights + tile * args.weight_tile;
     const std::byte* rows[M];
     __m512i acc[M];
     for (int m = 0; m < M; ++m) {

@@ -195,7 +195,6 @@ void Graph::add_planes(int input, int output, const Sliding& window, int64_t cha
                                     {},
                                     {},
                                     {},
-                                    {},
                                     {}});
 }
 

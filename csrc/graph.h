@@ -7,6 +7,7 @@
 #pragma once
 
 #include <atomic>
+#include <compare>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -40,6 +41,13 @@ struct Sliding {
     Shape output(const Shape& input, int64_t channels) const;
 };
 
+// The taps [y0, y1) x [x0, x1) of a window.
+struct Taps {
+    int64_t y0 = 0, y1 = 0, x0 = 0, x1 = 0;
+    int64_t count() const { return (y1 - y0) * (x1 - x0); }
+    auto operator<=>(const Taps&) const = default;
+};
+
 // An epilogue's arrays, one element per channel, until pad() lays them out in tiles.
 struct EpilogueSpec {
     Epilogue::Kind kind = Epilogue::Kind::sums;
@@ -61,10 +69,23 @@ struct EpilogueSpec {
     Epilogue view(int64_t group, int32_t zero) const;
 };
 
-// Where the rows of a group of images read and write (Rows in engine.h).
+// The output pixels that have the same taps inside the image. Where runs are rows of the kernel,
+// the taps outside are left out of the product; otherwise they meet the margin.
+struct Segment {
+    Taps inside, taken;
+    int64_t pixels = 0, before = 0;  // of one image: how many, and how many in earlier segments
+    int64_t runs = 0, units = 0;     // of the taken taps
+    int64_t input = 0, weights = 0;  // bytes to the first of them
+    int64_t constants = 0;           // elements to the segment's constants
+};
+
+// Where the rows of a group of images read and write (Rows in engine.h): segment by segment, in
+// each image by image.
 struct Places {
     int64_t group_images = 0, pixels = 0, input_image = 0, output_image = 0;
     std::vector<int32_t> input_offset, output_offset;
+    std::vector<Segment> segments;
+    int64_t weight_run = 0, weight_tile = 0;  // bytes
 };
 
 // Runs of taps: bytes from a row's first tap to each run, and the length of all.
@@ -103,7 +124,7 @@ struct PlaneStage {
     Bytes weights;
     int64_t tiles = 0;
     std::vector<PlanePair> pairs;
-    std::vector<int32_t> constants, constant_offset;  // by kind of pixel
+    std::vector<int32_t> constants;
     Runs runs;
     Places places;
 };
@@ -216,8 +237,8 @@ class Graph {
     void run_stage(size_t index, const Workspace& workspace, int64_t images, Part part) const;
     void run(const DotStage&, const Workspace&, int64_t images, Part) const;
     void run(const PlaneStage&, const Workspace&, int64_t images, Part) const;
-    void run_single(const PlaneStage& stage, const Workspace& workspace, int64_t images,
-                    std::pair<int64_t, int64_t> rows, std::pair<int64_t, int64_t> tiles) const;
+    void run_single(const PlaneStage& stage, const Rows& rows, const Segment& segment,
+                    std::pair<int64_t, int64_t> tiles) const;
     void run(const CombineStage&, const Workspace&, int64_t images, Part) const;
     void run(const PoolStage&, const Workspace&, int64_t images, Part) const;
     void run(const SplitStage&, const Workspace&, int64_t images, Part) const;
