@@ -76,9 +76,9 @@ void dot_2x16_avx2(const DotArgs& args) {
 }  // namespace
 
 const EngineTable kEngineAvx2 = {
-    "avx2",           dot_2x16_avx2,      depthwise_portable, planes_portable,
-    combine_portable, max_bytes_portable, max_sums_portable,  add_bytes_portable,
-    split_portable,   "dot-2x16-avx2",    "depthwise-avx2",   "planes-avx2",
+    "avx2",           dot_2x16_avx2,      nullptr,           depthwise_portable, planes_portable,
+    combine_portable, max_bytes_portable, max_sums_portable, add_bytes_portable, split_portable,
+    "dot-2x16-avx2",  "depthwise-avx2",   "planes-avx2",
 };
 
 }  // namespace bitwright

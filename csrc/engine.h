@@ -53,7 +53,7 @@ struct DotArgs {
     Rows rows;
     int64_t runs, run_units;
     const int32_t* run_offset;
-    const std::byte* weights;  // ByteWeights
+    const std::byte* weights;  // bytes or signs (layout.h)
     int64_t weight_run, weight_tile;
     int64_t first_tile, tiles;  // tiles [first_tile, tiles) of 16 channels
     const int32_t* constants;   // [tiles * 16]
@@ -122,6 +122,7 @@ struct SplitArgs {
 struct EngineTable {
     const char* isa;
     void (*dot)(const DotArgs&);
+    void (*dot_signs)(const DotArgs&);  // weights are signs; null: `dot` serves them as bytes
     void (*depthwise)(const DotArgs&);
     void (*planes)(const PlaneArgs&);
     void (*combine)(const CombineArgs&);

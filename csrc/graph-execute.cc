@@ -110,7 +110,10 @@ void Graph::run(const DotStage& stage, const Workspace& workspace, int64_t image
             args.weights = stage.weights.data() + group * group_bytes + segment.weights;
             args.constants =
                 stage.constants.data() + segment.constants + group * stage.epilogue.group_padded;
-            (stage.depthwise ? kernels_.depthwise : kernels_.dot)(args);
+            const auto kernel = stage.depthwise ? kernels_.depthwise
+                                : stage.signs   ? kernels_.dot_signs
+                                                : kernels_.dot;
+            kernel(args);
         }
     }
 }

@@ -57,15 +57,17 @@ Taps inside(const Sliding& window, const Shape& input, int64_t out_y, int64_t ou
 }
 
 // Lists segments and places. `by_kind`: a segment's pixels have the same taps inside, even where
-// all taps are taken. `unit_bytes`: of activations.
+// all taps are taken. A unit is `unit_bytes` of activations and
+// `unit_weights` bytes of weights.
 Places list_places(const Sliding& window, const Runs& runs, const Layout& input,
-                   const Layout& output, int64_t unit_bytes, bool by_kind, bool may_skip) {
+                   const Layout& output, int64_t unit_bytes, int64_t unit_weights, bool by_kind,
+                   bool may_skip) {
     const int64_t width = output.shape.width, pixel_bytes = input.pixel_bytes();
     Places places;
     places.pixels = output.shape.pixels();
     places.input_image = input.image_bytes();
     places.output_image = output.image_bytes();
-    places.weight_run = runs.units * kLanes * unit_bytes;
+    places.weight_run = runs.units * unit_weights;
     places.weight_tile = runs.count * places.weight_run;
     const bool rows =
         may_skip && runs.taps_per_run == window.kernel_w && runs.count == window.kernel_h;
@@ -99,9 +101,9 @@ Places list_places(const Sliding& window, const Runs& runs, const Layout& input,
         const int64_t skipped = taken.x0 * pixel_bytes;
         const int64_t input_bytes =
             taken.y0 < taken.y1 ? runs.offset[static_cast<size_t>(taken.y0)] + skipped : 0;
-        places.segments.push_back({in, taken, count, before,
-                                   skips ? taken.y1 - taken.y0 : runs.count, units, input_bytes,
-                                   taken.y0 * places.weight_run + skipped * kLanes, 0});
+        places.segments.push_back(
+            {in, taken, count, before, skips ? taken.y1 - taken.y0 : runs.count, units, input_bytes,
+             taken.y0 * places.weight_run + skipped / unit_bytes * unit_weights, 0});
         before += count;
         for (int64_t image = 0; image < places.group_images; ++image) {
             for (const int64_t pixel : pixels) {
@@ -214,10 +216,14 @@ void pack(DotStage& stage, const Tensor& input, const Tensor& output) {
         stage.runs.offset.resize(static_cast<size_t>(stage.runs.units * kDot),
                                  stage.runs.offset.front());
     }
-    stage.places = list_places(window, stage.runs, input.layout, output.layout, kDot, false,
-                               stage.groups == 1);
+    // Signs have no weight of 0 for what lies behind a run.
+    const int64_t run_bytes = (stage.runs.taps_per_run - 1) * stage.runs.tap_stride + in_channels;
+    stage.signs = stage.signs && run_bytes % kDot == 0;
+    const int64_t unit_weights = kLanes * kDot / (stage.signs ? 8 : 1);
+    stage.places = list_places(window, stage.runs, input.layout, output.layout, kDot, unit_weights,
+                               false, stage.groups == 1);
     const ByteWeights layout{stage.runs.count * stage.runs.units};
-    const int64_t group_bytes = stage.tiles * layout.groups * kLanes * kDot;
+    const int64_t group_bytes = stage.tiles * layout.groups * unit_weights;
     stage.weights = Bytes(groups * group_bytes);
     const int64_t padded = groups * stage.tiles * kLanes;
     lay_constants(stage.places.segments, stage.constants, padded);
@@ -229,9 +235,13 @@ void pack(DotStage& stage, const Tensor& input, const Tensor& output) {
         for (int64_t c = 0; c < in_channels; ++c) {
             for (int64_t tap = 0; tap < taps; ++tap, ++level) {
                 const int64_t byte = stage.depthwise ? tap : packed_byte(stage.runs, kDot, tap) + c;
-                const int64_t at =
-                    group * group_bytes + layout.index(lane, byte / kDot, byte % kDot);
-                stage.weights.data()[at] = static_cast<std::byte>(*level);
+                const int64_t at = layout.index(lane, byte / kDot, byte % kDot);
+                std::byte* weights = stage.weights.data() + group * group_bytes;
+                if (stage.signs) {
+                    weights[at / 8] |= std::byte{*level > 0} << (at % 8);
+                } else {
+                    weights[at] = static_cast<std::byte>(*level);
+                }
                 tap_sums[static_cast<size_t>(tap)] += *level;
             }
         }
@@ -287,8 +297,8 @@ void pack(PlaneStage& stage, const Tensor& input, const Tensor& output) {
     const int64_t taps = window.taps(), channels = layout.shape.channels;
     stage.tiles = ceil_div(stage.channels, kLanes);
     stage.runs = list_runs(window, layout, layout.pixel_bytes(), kWordBytes);
-    stage.places =
-        list_places(window, stage.runs, layout, output.layout, kWordBytes, input.zero != 0, true);
+    stage.places = list_places(window, stage.runs, layout, output.layout, kWordBytes,
+                               kLanes * kWordBytes, input.zero != 0, true);
     stage.single = is_single(stage, input);
     const bool counts = stage.single && stage.epilogue.kind == Epilogue::Kind::bits;
     if (counts) negate_flipped(stage);

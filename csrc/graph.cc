@@ -149,6 +149,9 @@ void Graph::add_dot(int input, int output, const Sliding& window, int64_t channe
     const bool depthwise = groups > 1 && in_channels == 1 && channels == groups;
     require(groups == 1 || depthwise || epilogue.kind != Epilogue::Kind::bits,
             "groups make no bits");
+    const bool signs =
+        kernels_.dot_signs != nullptr && groups == 1 &&
+        std::all_of(levels.begin(), levels.end(), [](int w) { return w == 1 || w == -1; });
     need_margin(input, window);
     stages_.emplace_back(DotStage{input,
                                   output,
@@ -156,6 +159,7 @@ void Graph::add_dot(int input, int output, const Sliding& window, int64_t channe
                                   channels,
                                   groups,
                                   depthwise,
+                                  signs,
                                   std::move(levels),
                                   std::move(epilogue),
                                   {},

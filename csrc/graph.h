@@ -102,6 +102,7 @@ struct DotStage {
     Sliding window;
     int64_t channels, groups;
     bool depthwise;
+    bool signs;                  // every weight is +1 or -1, in whole units of taps
     std::vector<int8_t> levels;  // [channels][C / groups][kernel_h][kernel_w]; released once packed
     EpilogueSpec epilogue;
     Bytes weights;
