@@ -114,6 +114,33 @@ def _onnx(case: Case, x: np.ndarray, threads: int, quantised: bool) -> Run:
     return lambda: session.run(None, {"x": x})
 
 
+def onnx_session(
+    nodes: list[Any], constants: dict[str, np.ndarray], made: str, shape: tuple[int, ...], taken: str
+) -> Any:
+    """A session of one thread from x [shape] of type `taken` to y of type `made`."""
+    import onnx
+    import onnxruntime
+
+    def kind(name: str) -> int:
+        return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name)))
+
+    helper = onnx.helper
+    graph = helper.make_graph(
+        nodes,
+        "peer",
+        [helper.make_tensor_value_info("x", kind(taken), shape)],
+        [helper.make_tensor_value_info("y", kind(made), None)],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
 def onnx_float(case: Case, x: np.ndarray, threads: int) -> Run:
     """ONNX Runtime float32."""
     return _onnx(case, x, threads, False)
@@ -174,6 +201,28 @@ def openvino_binary(case: Case, x: np.ndarray, threads: int) -> Run | None:
     return _compiled(binary_model(case.network), levels, threads, INFERENCE_PRECISION_HINT="f32")
 
 
+def _bits(weight: np.ndarray) -> Any:
+    """+1 and -1 as a constant of bits."""
+    import openvino
+
+    packed = np.packbits(weight.reshape(-1) > 0, bitorder="little")
+    return openvino.op.Constant(openvino.Tensor(packed, openvino.Shape(weight.shape), openvino.Type.u1))
+
+
+def binary_product(weight: np.ndarray, rows: int) -> Run:
+    """OpenVINO's signs of float32 [rows, K] times +1 and -1 [N, K], as a 1x1 convolution; one thread."""
+    import openvino
+    import openvino.opset1 as op
+
+    place = op.parameter([rows, weight.shape[1], 1, 1], np.float32)
+    zero, one = np.zeros((1, 1, 1, 1), np.float32), np.ones((1, 1, 1, 1), np.float32)
+    y = op.fake_quantize(place, zero, zero, zero, one, 2)
+    kernel = _bits(weight.reshape(*weight.shape, 1, 1))
+    y = op.binary_convolution(y, kernel, [1, 1], [0, 0], [0, 0], [1, 1], "xnor-popcount", 0.0)
+    x = np.random.default_rng(0).standard_normal((rows, weight.shape[1], 1, 1)).astype(np.float32)
+    return _compiled(openvino.Model([y], [place], "binary"), x, 1, INFERENCE_PRECISION_HINT="f32")
+
+
 def binary_model(network: Network) -> Any:
     """A binary network as its user would write it for OpenVINO: BinaryConvolutions, signs by FakeQuantize.
 
@@ -202,9 +251,7 @@ def binary_model(network: Network) -> Any:
             if first:
                 y = op.convolution(y, weight.astype(np.float32), stride, before, after, [1, 1])
             else:
-                bits = np.packbits(weight.reshape(-1) > 0, bitorder="little")
-                packed = openvino.Tensor(bits, openvino.Shape(weight.shape), openvino.Type.u1)
-                kernel = openvino.op.Constant(packed)
+                kernel = _bits(weight)
                 y = op.binary_convolution(y, kernel, stride, before, after, [1, 1], "xnor-popcount", 0.0)
             first, image = False, network.types[operation.name].shape
         elif isinstance(operation, MaxPool):
