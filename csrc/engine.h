@@ -29,6 +29,7 @@ struct Epilogue {
     int shift = 0;
     Rounding rounding = Rounding::nearest_even;
     int32_t low = 0, high = 0, zero = 0;
+    bool narrow = false;  // codes: round((acc M + B) 2^-shift) fits int32 before it is clipped
 };
 
 // Rows (output pixels) of a group of images have their places listed once; the next group lies

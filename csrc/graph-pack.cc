@@ -155,6 +155,16 @@ void spread(std::vector<T>& array, int64_t channels, int64_t groups, T unused) {
 
 }  // namespace
 
+void EpilogueSpec::bound(const std::vector<int64_t>& bounds) {
+    narrow = kind == Kind::codes;
+    for (size_t n = 0; narrow && n < bounds.size(); ++n) {
+        const double m = std::abs(static_cast<double>(multiplier[n]));
+        const double b = std::abs(static_cast<double>(offset[n]));
+        const double largest = std::ldexp(static_cast<double>(bounds[n]) * m + b, -shift);
+        narrow = largest < INT32_MAX - 1;
+    }
+}
+
 void EpilogueSpec::pad(int64_t channels, int64_t groups) {
     group_channels = channels / groups;
     group_padded = round_up(group_channels, kLanes);
@@ -198,6 +208,7 @@ Epilogue EpilogueSpec::view(int64_t group, int32_t zero) const {
     e.low = low;
     e.high = high;
     e.zero = zero;
+    e.narrow = narrow;
     return e;
 }
 
@@ -229,6 +240,7 @@ void pack(DotStage& stage, const Tensor& input, const Tensor& output) {
     lay_constants(stage.places.segments, stage.constants, padded);
     const int8_t* level = stage.levels.data();
     std::vector<int64_t> tap_sums(static_cast<size_t>(taps));
+    std::vector<int64_t> bounds(static_cast<size_t>(stage.channels));  // 255 times the sum of |w|
     for (int64_t n = 0; n < stage.channels; ++n) {
         const int64_t group = n / group_channels, lane = n % group_channels;
         std::fill(tap_sums.begin(), tap_sums.end(), 0);
@@ -243,6 +255,7 @@ void pack(DotStage& stage, const Tensor& input, const Tensor& output) {
                     weights[at] = static_cast<std::byte>(*level);
                 }
                 tap_sums[static_cast<size_t>(tap)] += *level;
+                bounds[static_cast<size_t>(n)] += 255 * std::abs(int64_t{*level});
             }
         }
         for (const Segment& segment : stage.places.segments) {
@@ -251,6 +264,7 @@ void pack(DotStage& stage, const Tensor& input, const Tensor& output) {
                 -input.zero * sum_of(tap_sums, segment.taken, window.kernel_w));
         }
     }
+    stage.epilogue.bound(bounds);
     stage.epilogue.pad(stage.channels, groups);
     std::vector<int8_t>().swap(stage.levels);
 }

@@ -50,7 +50,8 @@ struct Taps {
 
 // An epilogue's arrays, one element per channel, until pad() lays them out in tiles.
 struct EpilogueSpec {
-    Epilogue::Kind kind = Epilogue::Kind::sums;
+    using Kind = Epilogue::Kind;
+    Kind kind = Kind::sums;
     int64_t count = 1;                        // thresholds per channel
     std::vector<int32_t> thresholds;          // [count][channels]
     std::vector<uint8_t> flips;               // bits
@@ -61,10 +62,13 @@ struct EpilogueSpec {
     int shift = 0;
     Rounding rounding = Rounding::nearest_even;
     int32_t low = 0, high = 0;
+    bool narrow = false;
     int64_t group_channels = 0, group_padded = 0, padded = 0;
 
     // Lays the arrays out: `groups` groups of channels, each in whole tiles.
     void pad(int64_t channels, int64_t groups);
+    // Accumulators of channel n lie between -bounds[n] and bounds[n]; before pad().
+    void bound(const std::vector<int64_t>& bounds);
     // The epilogue of one group.
     Epilogue view(int64_t group, int32_t zero) const;
 };
