@@ -20,9 +20,9 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from architectures import CASES, Case, mlp
+from architectures import CASES, Case
 from interleaved import show, write
-from peers import PEERS, Run, missing, openvino_binary
+from peers import PEERS, Run, missing
 
 OURS = "bitwright"
 REST_SECONDS = 0.003
@@ -63,23 +63,15 @@ def contenders(case: Case, x: np.ndarray, threads: int, failed: dict[str, str]) 
     return found
 
 
-def check(case: Case, x: np.ndarray) -> None:
-    """The interpreter's numbers."""
+def check(case: Case, x: np.ndarray, found: list[Contender]) -> None:
+    """What is the same arithmetic is the same number: the interpreter's, and OpenVINO's binary operation's."""
     few = x[:2]
     np.testing.assert_array_equal(case.network(few), case.network(few, backend="interpreter"))
     np.testing.assert_array_equal(case.network(x)[: len(few)], case.network(few))
-
-
-def check_binary_operation() -> None:
-    """OpenVINO's binary operation computes our accumulators, at the width where it works (`binary_model`)."""
-    if missing(PEERS["OpenVINO binary"][0]):
-        return
-    case = mlp(64)
-    x = inputs(case, 2)
-    theirs = openvino_binary(case, x, 1)
-    assert theirs is not None
-    sums = case.network.trace(x, backend="interpreter")[case.network.operations[-1].input]
-    np.testing.assert_array_equal(np.asarray(theirs()).reshape(sums.shape), sums)
+    for contender in found:
+        if contender.name == "OpenVINO binary":
+            sums = case.network.trace(x)[case.network.operations[-1].input]
+            np.testing.assert_array_equal(np.asarray(contender.run()).reshape(sums.shape), sums)
 
 
 def time_all(found: list[Contender], threads: int, budget: float) -> int:
@@ -111,7 +103,7 @@ def measure(case: Case, batch: int, threads: int, budget: float) -> list[dict[st
     x = inputs(case, batch)
     failed: dict[str, str] = {}
     found = contenders(case, x, threads, failed)
-    check(case, x)
+    check(case, x, found)
     rounds = time_all(found, threads, budget)
     ours = found[0].seconds
     place = {"network": case.name, "batch": batch, "threads": threads}
@@ -142,7 +134,6 @@ def best(rows: list[dict[str, Any]]) -> dict[str, Any]:
 @click.option("--seconds", default=15.0, show_default=True, help="Of each network, batch and thread count.")
 def main(out: Path | None, names: tuple[str, ...], counts: tuple[int, ...], seconds: float) -> None:
     """Time every network beside its peers."""
-    check_binary_operation()
     record: list[dict[str, Any]] = []
     for name in names or CASES:
         case = CASES[name]()

@@ -206,7 +206,9 @@ def _bits(weight: np.ndarray) -> Any:
     import openvino
 
     packed = np.packbits(weight.reshape(-1) > 0, bitorder="little")
-    return openvino.op.Constant(openvino.Tensor(packed, openvino.Shape(weight.shape), openvino.Type.u1))
+    own = openvino.Tensor(openvino.Type.u1, openvino.Shape(weight.shape))  # of an array it would keep the address
+    own.data.reshape(-1)[:] = packed
+    return openvino.op.Constant(own)
 
 
 def binary_product(weight: np.ndarray, rows: int) -> Run:
@@ -227,8 +229,7 @@ def binary_model(network: Network) -> Any:
     """A binary network as its user would write it for OpenVINO: BinaryConvolutions, signs by FakeQuantize.
 
     The first product, of 8-bit levels, is in float32, exactly; linear layers are convolutions as large as
-    their image. OpenVINO 2026.4 computes other sums than it defines for most widths (on AVX-512; 64 is right): the
-    model is checked at that width, and timed as it is.
+    their image.
     """
     import openvino
     import openvino.opset1 as op
