@@ -38,9 +38,7 @@ template <Epilogue E, int M, int NT>
 inline __attribute__((always_inline)) void block(const ProductArgs& args, int64_t tile,
                                                  const std::byte* input, std::byte* output,
                                                  int64_t at) {
-    const int64_t words = args.runs * args.run_units;
-    const int64_t tile_bytes = words * kLanes * kWordBytes;
-    const std::byte* weights = args.weights + tile * tile_bytes;
+    const int64_t tile_bytes = args.weight_tile;
     const std::byte* rows[M];
     for (int m = 0; m < M; ++m) rows[m] = input + args.input_offset[at + m];
 
@@ -51,6 +49,7 @@ inline __attribute__((always_inline)) void block(const ProductArgs& args, int64_
     for (int64_t run = 0; run < args.runs; ++run) {
         const int64_t from = run * args.run_stride;
         const int64_t to = from + args.run_units * kWordBytes;
+        const std::byte* weights = args.weights + tile * tile_bytes + run * args.weight_run;
         for (int64_t i = from; i < to; i += kWordBytes) {
             __m512i w[2 * NT];
             for (int t = 0; t < 2 * NT; ++t) {
@@ -68,9 +67,52 @@ inline __attribute__((always_inline)) void block(const ProductArgs& args, int64_
         }
     }
     for (int m = 0; m < M; ++m) {
-        store<E, NT>(pc[m], tile, args.constants + args.constant_offset[at + m],
-                     output + args.output_offset[at + m]);
+        store<E, NT>(pc[m], tile, args.constants, output + args.output_offset[at + m]);
     }
+}
+
+// One row times one tile: the time is that of the weights' way from the cache, shortest where they
+// are read in order; several words at a time make independent sums.
+template <Epilogue E>
+inline __attribute__((always_inline)) void stream(const ProductArgs& args, int64_t tile,
+                                                  const std::byte* input, std::byte* output,
+                                                  int64_t at) {
+    constexpr int kWords = 4;
+    constexpr int64_t kWord = kLanes * kWordBytes;
+    const std::byte* row = input + args.input_offset[at];
+    __m512i pc[2 * kWords];
+    for (__m512i& sum : pc) sum = _mm512_setzero_si512();
+    const auto count = [&](const std::byte* taps, const std::byte* weights, int word) {
+        const __m512i a = _mm512_set1_epi64(*reinterpret_cast<const long long*>(taps));
+        for (int half = 0; half < 2; ++half) {
+            const std::byte* from = weights + half * 64;
+            const __m512i differ = _mm512_xor_si512(a, _mm512_loadu_si512(from));
+            __m512i& sum = pc[2 * word + half];
+            sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(differ));
+        }
+    };
+    for (int64_t run = 0; run < args.runs; ++run) {
+        const std::byte* taps = row + run * args.run_stride;
+        const std::byte* weights = args.weights + tile * args.weight_tile + run * args.weight_run;
+        int64_t unit = 0;
+        for (; unit + kWords <= args.run_units; unit += kWords) {
+#pragma GCC unroll 4
+            for (int word = 0; word < kWords; ++word) {
+                count(taps + word * kWordBytes, weights + word * kWord, word);
+            }
+            taps += kWords * kWordBytes;
+            weights += kWords * kWord;
+        }
+        for (; unit < args.run_units; ++unit, taps += kWordBytes, weights += kWord) {
+            count(taps, weights, 0);
+        }
+    }
+    __m512i sums[2];
+    for (int half = 0; half < 2; ++half) {
+        sums[half] = _mm512_add_epi64(_mm512_add_epi64(pc[half], pc[2 + half]),
+                                      _mm512_add_epi64(pc[4 + half], pc[6 + half]));
+    }
+    store<E, 1>(sums, tile, args.constants, output + args.output_offset[at]);
 }
 
 // All rows times NT tiles, MMax rows at a time. The copy tells the compiler that what a kernel
@@ -104,6 +146,10 @@ void tiles(const ProductArgs& given, int64_t tile) {
 template <Epilogue E>
 void bgemm(const ProductArgs& args) {
     int64_t tile = 0;
+    if (args.rows == 1) {
+        const ProductArgs one = args;
+        for (; tile < one.tiles; ++tile) stream<E>(one, tile, one.input, one.output, 0);
+    }
     if (args.rows <= 4) {
         for (; tile + 2 <= args.tiles; tile += 2) tiles<E, 4, 2>(args, tile);
     }

@@ -17,11 +17,12 @@ uint64_t load_word(const std::byte* from) {
 }
 
 // pc of the 16 channels of one tile.
-void count_tile(const ProductArgs& args, const std::byte* input, const std::byte* weights,
+void count_tile(const ProductArgs& args, const std::byte* input, const std::byte* tile_weights,
                 int64_t (&pc)[kLanes]) {
     std::fill(pc, pc + kLanes, int64_t{0});
     for (int64_t run = 0; run < args.runs; ++run) {
         const std::byte* taps = input + run * args.run_stride;
+        const std::byte* weights = tile_weights + run * args.weight_run;
         for (int64_t unit = 0; unit < args.run_units; ++unit) {
             const uint64_t word = load_word(taps + unit * kWordBytes);
             for (int64_t lane = 0; lane < kLanes; ++lane) {
@@ -35,14 +36,13 @@ void count_tile(const ProductArgs& args, const std::byte* input, const std::byte
 
 template <typename Store>
 void for_each_tile(const ProductArgs& args, Store store) {
-    const int64_t tile_bytes = args.runs * args.run_units * kLanes * kWordBytes;
     for (int64_t tile = 0; tile < args.tiles; ++tile) {
         for (int64_t row = 0; row < args.rows; ++row) {
             const int64_t group = row / args.group_rows, at = row % args.group_rows;
             int64_t pc[kLanes];
             count_tile(args, args.input + group * args.input_group + args.input_offset[at],
-                       args.weights + tile * tile_bytes, pc);
-            store(tile, pc, args.constants + args.constant_offset[at] + tile * kLanes,
+                       args.weights + tile * args.weight_tile, pc);
+            store(tile, pc, args.constants + tile * kLanes,
                   args.output + group * args.output_group + args.output_offset[at]);
         }
     }

@@ -21,7 +21,6 @@ __m256i widen_weights(const std::byte* from) {
 template <int M>
 void dot_block(const DotArgs& args, int64_t tile, const std::byte* input, std::byte* output,
                int64_t at) {
-    const std::byte* weights = args.weights + tile * args.runs * args.run_units * kLanes * kDot;
     const std::byte* rows[M];
     for (int m = 0; m < M; ++m) rows[m] = input + args.rows.input_offset[at + m];
     __m256i acc[M][kQuads];
@@ -31,6 +30,7 @@ void dot_block(const DotArgs& args, int64_t tile, const std::byte* input, std::b
     for (int64_t run = 0; run < args.runs; ++run) {
         const int64_t from = args.run_offset[run];
         const int64_t to = from + args.run_units * kDot;
+        const std::byte* weights = args.weights + tile * args.weight_tile + run * args.weight_run;
         for (int64_t i = from; i < to; i += kDot, weights += kLanes * kDot) {
             __m256i a[M];
             for (int m = 0; m < M; ++m) {
@@ -77,10 +77,9 @@ void dot_2x16_avx2(const DotArgs& args) {
 }  // namespace
 
 const EngineTable kEngineAvx2 = {
-    "avx2",           dot_2x16_avx2,      depthwise_portable, planes_portable,
-    combine_portable, max_bytes_portable, max_sums_portable,  add_bytes_portable,
-    split_portable,   "dot-2x16-avx2",    "depthwise-avx2",   "planes-avx2",
-    kWidePortable,
+    "avx2",           dot_2x16_avx2,      nullptr,           depthwise_portable, planes_portable,
+    combine_portable, max_bytes_portable, max_sums_portable, add_bytes_portable, split_portable,
+    "dot-2x16-avx2",  "depthwise-avx2",   "planes-avx2",     kWidePortable,
 };
 
 }  // namespace bitwright

@@ -73,6 +73,7 @@ void split_avx512(const SplitArgs& args) {
 const EngineTable kEngineAvx512 = {
     "avx512",
     dot_8x32_avx512vnni,
+    dot_signs_8x32_avx512vnni,
     depthwise_4x16_avx512vnni,
     planes_8x16_avx512vpopcntdq,
     combine_avx512,

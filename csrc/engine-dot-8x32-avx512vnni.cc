@@ -16,13 +16,24 @@ inline void multiply_add(__m512i& acc, __m512i bytes, __m512i weights) {
     asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(bytes), "v"(weights));
 }
 
+// 4 taps of 16 channels: bytes, or signs that become bytes on the way.
+template <bool Signs>
+inline __m512i load_weights(const std::byte* from) {
+    if constexpr (!Signs) return _mm512_loadu_si512(from);
+    uint64_t positive;
+    __builtin_memcpy(&positive, from, sizeof positive);
+    return _mm512_mask_blend_epi8(positive, _mm512_set1_epi8(-1), _mm512_set1_epi8(1));
+}
+
+template <bool Signs>
+constexpr int64_t kUnitWeights = Signs ? kLanes * kDot / 8 : kLanes * kDot;
+
 // M rows, starting at place `at` of the group, times NT tiles.
-template <Epilogue::Kind K, int M, int NT>
+template <Epilogue::Kind K, bool Signs, int M, int NT>
 inline __attribute__((always_inline)) void block(const DotArgs& args, int64_t tile,
                                                  const std::byte* input, std::byte* output,
                                                  int64_t at) {
-    const int64_t tile_bytes = args.runs * args.run_units * kLanes * kDot;
-    const std::byte* weights = args.weights + tile * tile_bytes;
+    const int64_t tile_bytes = args.weight_tile;
     const std::byte* rows[M];
     for (int m = 0; m < M; ++m) rows[m] = input + args.rows.input_offset[at + m];
 
@@ -34,16 +45,19 @@ inline __attribute__((always_inline)) void block(const DotArgs& args, int64_t ti
     for (int64_t run = 0; run < args.runs; ++run) {
         const int64_t from = args.run_offset[run];
         const int64_t to = from + args.run_units * kDot;
+        const std::byte* weights = args.weights + tile * tile_bytes + run * args.weight_run;
         for (int64_t i = from; i < to; i += kDot) {
             __m512i w[NT];
-            for (int t = 0; t < NT; ++t) w[t] = _mm512_loadu_si512(weights + t * tile_bytes);
+            for (int t = 0; t < NT; ++t) {
+                w[t] = load_weights<Signs>(weights + t * tile_bytes);
+            }
             for (int m = 0; m < M; ++m) {
                 int32_t four;
                 __builtin_memcpy(&four, rows[m] + i, sizeof four);
                 const __m512i a = _mm512_set1_epi32(four);
                 for (int t = 0; t < NT; ++t) multiply_add(acc[m][t], a, w[t]);
             }
-            weights += kLanes * kDot;
+            weights += kUnitWeights<Signs>;
         }
     }
     __m512i done[M * NT];
@@ -55,25 +69,63 @@ inline __attribute__((always_inline)) void block(const DotArgs& args, int64_t ti
     store_block<K>(args.epilogue, done, M, NT, tile, output, args.rows.output_offset + at);
 }
 
+// One row times one tile: the weights are read in order, several units at a time (see bgemm).
+template <Epilogue::Kind K, bool Signs>
+inline __attribute__((always_inline)) void stream(const DotArgs& args, int64_t tile) {
+    constexpr int kUnits = 4;
+    const std::byte* row = args.rows.input + *args.rows.input_offset;
+    __m512i acc[kUnits];
+    acc[0] = _mm512_loadu_si512(args.constants + tile * kLanes);
+    for (int i = 1; i < kUnits; ++i) acc[i] = _mm512_setzero_si512();
+    const auto add = [&](__m512i& sum, const std::byte* taps, const std::byte* weights) {
+        int32_t four;
+        __builtin_memcpy(&four, taps, sizeof four);
+        multiply_add(sum, _mm512_set1_epi32(four), load_weights<Signs>(weights));
+    };
+    for (int64_t run = 0; run < args.runs; ++run) {
+        const std::byte* taps = row + args.run_offset[run];
+        const std::byte* weights = args.weights + tile * args.weight_tile + run * args.weight_run;
+        int64_t unit = 0;
+        for (; unit + kUnits <= args.run_units; unit += kUnits) {
+#pragma GCC unroll 4
+            for (int i = 0; i < kUnits; ++i) {
+                add(acc[i], taps + i * kDot, weights + i * kUnitWeights<Signs>);
+            }
+            taps += kUnits * kDot;
+            weights += kUnits * kUnitWeights<Signs>;
+        }
+        for (; unit < args.run_units; ++unit, taps += kDot, weights += kUnitWeights<Signs>) {
+            add(acc[0], taps, weights);
+        }
+    }
+    const __m512i sum =
+        _mm512_add_epi32(_mm512_add_epi32(acc[0], acc[1]), _mm512_add_epi32(acc[2], acc[3]));
+    store_tile<K>(args.epilogue, sum, tile * kLanes, args.rows.output + *args.rows.output_offset);
+}
+
 // All rows times NT tiles, MMax rows at a time. The copy tells the compiler that what a kernel
 // stores cannot change its arguments: worth a tenth of the time.
-template <Epilogue::Kind K, int MMax, int NT>
+template <Epilogue::Kind K, bool Signs, int MMax, int NT>
 void tiles(const DotArgs& given, int64_t tile) {
     const DotArgs args = given;
     for_row_blocks<MMax>(args.rows,
                          [&]<int M>(int64_t at, const std::byte* input, std::byte* output) {
-                             block<K, M, NT>(args, tile, input, output, at);
+                             block<K, Signs, M, NT>(args, tile, input, output, at);
                          });
 }
 
-template <Epilogue::Kind K>
-void dot(const DotArgs& args) {
+template <Epilogue::Kind K, bool Signs>
+void dot(const DotArgs& given) {
+    const DotArgs args = given;
     int64_t tile = args.first_tile;
-    if (args.rows.rows <= 4) {
-        for (; tile + 4 <= args.tiles; tile += 4) tiles<K, 4, 4>(args, tile);
+    if (args.rows.rows == 1) {
+        for (; tile < args.tiles; ++tile) stream<K, Signs>(args, tile);
     }
-    for (; tile + 2 <= args.tiles; tile += 2) tiles<K, 8, 2>(args, tile);
-    for (; tile < args.tiles; ++tile) tiles<K, 8, 1>(args, tile);
+    if (args.rows.rows <= 4) {
+        for (; tile + 4 <= args.tiles; tile += 4) tiles<K, Signs, 4, 4>(args, tile);
+    }
+    for (; tile + 2 <= args.tiles; tile += 2) tiles<K, Signs, 8, 2>(args, tile);
+    for (; tile < args.tiles; ++tile) tiles<K, Signs, 8, 1>(args, tile);
 }
 
 // One byte of each of 4 taps for 16 channels, channel by channel.
@@ -91,7 +143,7 @@ template <Epilogue::Kind K, int M>
 inline __attribute__((always_inline)) void depthwise_block(const DotArgs& args, int64_t tile,
                                                            __m512i order, const std::byte* input,
                                                            std::byte* output, int64_t at) {
-    const std::byte* weights = args.weights + tile * args.run_units * kLanes * kDot;
+    const std::byte* weights = args.weights + tile * args.weight_tile;
     const std::byte* rows[M];
     __m512i acc[M];
     for (int m = 0; m < M; ++m) {
@@ -127,7 +179,11 @@ void depthwise(const DotArgs& given) {
 }  // namespace
 
 void dot_8x32_avx512vnni(const DotArgs& args) {
-    with_kind(args.epilogue.kind, [&](auto tag) { dot<tag.kind>(args); });
+    with_kind(args.epilogue.kind, [&](auto tag) { dot<tag.kind, false>(args); });
+}
+
+void dot_signs_8x32_avx512vnni(const DotArgs& args) {
+    with_kind(args.epilogue.kind, [&](auto tag) { dot<tag.kind, true>(args); });
 }
 
 void depthwise_4x16_avx512vnni(const DotArgs& args) {

@@ -157,6 +157,7 @@ void combine_neon(const CombineArgs& args) {
 constexpr EngineTable table(const char* isa, void (*dot)(const DotArgs&), const char* dot_name) {
     return {isa,
             dot,
+            nullptr,
             depthwise_neon,
             planes_neon,
             combine_neon,

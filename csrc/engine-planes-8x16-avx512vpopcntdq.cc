@@ -11,13 +11,12 @@
 namespace bitwright {
 namespace {
 
-// A block: its rows' first taps, outputs and constants, and what the pairs before have summed.
+// A block: its rows' first taps and outputs, and what the pairs before have summed.
 template <int M, int NT>
 struct Block {
     int64_t tile;
     const std::byte* input[M];
     std::byte* output[M];
-    const int32_t* constants[M];
     __m512i sums[M * NT];
 };
 
@@ -27,9 +26,9 @@ template <Epilogue::Kind K, bool Exclusive, int M, int NT>
 __attribute__((noinline)) void count(const PlaneArgs& args, const PlanePair& pair, bool first,
                                      bool last, Block<M, NT>& block) {
     const int64_t runs = args.runs, run_bytes = args.run_units * kWordBytes;
-    const int64_t tile_bytes = runs * args.run_units * kLanes * kWordBytes;
+    const int64_t tile_bytes = args.weight_tile, weight_run = args.weight_run;
     const int32_t* const run_offset = args.run_offset;
-    const std::byte* weights = args.weights + pair.weights + block.tile * tile_bytes;
+    const std::byte* first_weights = args.weights + pair.weights + block.tile * tile_bytes;
     const std::byte* rows[M];
     for (int m = 0; m < M; ++m) rows[m] = block.input[m] + pair.input;
     __m512i pc[M][2 * NT];  // the even and the odd channels of each tile
@@ -39,6 +38,7 @@ __attribute__((noinline)) void count(const PlaneArgs& args, const PlanePair& pai
     for (int64_t run = 0; run < runs; ++run) {
         const int64_t from = run_offset[run];
         const int64_t to = from + run_bytes;
+        const std::byte* weights = first_weights + run * weight_run;
         for (int64_t i = from; i < to; i += kWordBytes) {
             __m512i w[2 * NT];
             for (int t = 0; t < 2 * NT; ++t) {
@@ -66,7 +66,7 @@ __attribute__((noinline)) void count(const PlaneArgs& args, const PlanePair& pai
                 _mm512_mask_shuffle_epi32(pc[m][2 * t], 0xAAAA, pc[m][2 * t + 1], _MM_PERM_CCAA);
             const int64_t n = (block.tile + t) * kLanes;
             __m512i& sum = block.sums[m * NT + t];
-            const __m512i before = first ? _mm512_loadu_si512(block.constants[m] + n) : sum;
+            const __m512i before = first ? _mm512_loadu_si512(args.constants + n) : sum;
             const __m512i after = _mm512_add_epi32(before, _mm512_mullo_epi32(counts, coefficient));
             if (K == Epilogue::Kind::bits && last) {
                 store_tile<K>(args.epilogue, after, n, block.output[m]);
@@ -94,7 +94,6 @@ void tiles(const PlaneArgs& given, int64_t tile) {
             for (int m = 0; m < M; ++m) {
                 block.input[m] = input + args.rows.input_offset[at + m];
                 block.output[m] = output + args.rows.output_offset[at + m];
-                block.constants[m] = args.constants + args.constant_offset[at + m];
             }
             for (int64_t p = 0; p < args.pairs; ++p) {
                 count<K, Exclusive, M, NT>(args, args.pair[p], p == 0, p == args.pairs - 1, block);

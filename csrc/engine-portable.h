@@ -120,14 +120,14 @@ inline void finish(const Epilogue& e, const uint32_t (&acc)[kLanes], int64_t n, 
 }
 
 inline void dot_portable(const DotArgs& args) {
-    const int64_t tile_bytes = args.runs * args.run_units * kLanes * kDot;
     for (int64_t tile = args.first_tile; tile < args.tiles; ++tile) {
         for_each_row(args.rows, [&](int64_t, const std::byte* input, std::byte* output) {
             uint32_t acc[kLanes];
             start(args.constants + tile * kLanes, acc);
-            const std::byte* weights = args.weights + tile * tile_bytes;
             for (int64_t run = 0; run < args.runs; ++run) {
                 const std::byte* taps = input + args.run_offset[run];
+                const std::byte* weights =
+                    args.weights + tile * args.weight_tile + run * args.weight_run;
                 for (int64_t unit = 0; unit < args.run_units; ++unit, taps += kDot) {
                     dot_unit(acc, {taps, taps + 1, taps + 2, taps + 3}, 0, weights);
                     weights += kLanes * kDot;
@@ -139,13 +139,12 @@ inline void dot_portable(const DotArgs& args) {
 }
 
 inline void depthwise_portable(const DotArgs& args) {
-    const int64_t tile_bytes = args.run_units * kLanes * kDot;
     for (int64_t tile = args.first_tile; tile < args.tiles; ++tile) {
         for_each_row(args.rows, [&](int64_t, const std::byte* input, std::byte* output) {
             uint32_t acc[kLanes];
             start(args.constants + tile * kLanes, acc);
             const std::byte* first = input + tile * kLanes;
-            const std::byte* weights = args.weights + tile * tile_bytes;
+            const std::byte* weights = args.weights + tile * args.weight_tile;
             for (int64_t unit = 0; unit < args.run_units; ++unit) {
                 const int32_t* at = args.run_offset + unit * kDot;
                 dot_unit(acc, {first + at[0], first + at[1], first + at[2], first + at[3]}, 1,
@@ -158,17 +157,16 @@ inline void depthwise_portable(const DotArgs& args) {
 }
 
 inline void planes_portable(const PlaneArgs& args) {
-    const int64_t words = args.runs * args.run_units;
-    const int64_t tile_bytes = words * kLanes * kWordBytes;
     for (int64_t tile = args.first_tile; tile < args.tiles; ++tile) {
-        for_each_row(args.rows, [&](int64_t at, const std::byte* input, std::byte* output) {
+        for_each_row(args.rows, [&](int64_t, const std::byte* input, std::byte* output) {
             uint32_t acc[kLanes];
-            start(args.constants + args.constant_offset[at] + tile * kLanes, acc);
+            start(args.constants + tile * kLanes, acc);
             for (int64_t p = 0; p < args.pairs; ++p) {
                 const PlanePair& pair = args.pair[p];
-                const std::byte* weights = args.weights + pair.weights + tile * tile_bytes;
                 for (int64_t run = 0; run < args.runs; ++run) {
                     const std::byte* taps = input + pair.input + args.run_offset[run];
+                    const std::byte* weights = args.weights + pair.weights +
+                                               tile * args.weight_tile + run * args.weight_run;
                     for (int64_t unit = 0; unit < args.run_units; ++unit) {
                         uint64_t a;
                         std::memcpy(&a, taps + unit * kWordBytes, sizeof a);

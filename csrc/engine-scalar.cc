@@ -5,9 +5,9 @@
 namespace bitwright {
 
 const EngineTable kEngineScalar = {
-    "scalar",           dot_portable,      depthwise_portable, planes_portable, combine_portable,
-    max_bytes_portable, max_sums_portable, add_bytes_portable, split_portable,  "dot-scalar",
-    "depthwise-scalar", "planes-scalar",   kWidePortable,
+    "scalar",         dot_portable,       nullptr,           depthwise_portable, planes_portable,
+    combine_portable, max_bytes_portable, max_sums_portable, add_bytes_portable, split_portable,
+    "dot-scalar",     "depthwise-scalar", "planes-scalar",   kWidePortable,
 };
 
 }  // namespace bitwright

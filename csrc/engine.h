@@ -30,6 +30,7 @@ struct Epilogue {
     int shift = 0;
     Rounding rounding = Rounding::nearest_even;
     int32_t low = 0, high = 0, zero = 0;
+    bool narrow = false;  // codes: round((acc M + B) 2^-shift) fits int32 before it is clipped
 };
 
 // Rows (output pixels) of a group of images have their places listed once; the next group lies
@@ -46,20 +47,23 @@ struct Rows {
 };
 
 // acc[row, n] = constants[n] + sum over runs of taps of byte * weight. A run is run_units * 4 bytes
-// at run_offset from the row's first tap. Depthwise: run_units groups of 4 taps, each tap at its
-// own run_offset (absent taps weigh 0 and repeat an offset), one weight per channel.
+// at run_offset from the row's first tap; its weights lie weight_run bytes behind those of the run
+// before it, those of the next tile weight_tile bytes further. Depthwise: run_units groups of 4
+// taps, each tap at its own run_offset (absent taps weigh 0 and repeat an offset), one weight per
+// channel.
 struct DotArgs {
     Rows rows;
     int64_t runs, run_units;
     const int32_t* run_offset;
-    const std::byte* weights;   // ByteWeights
+    const std::byte* weights;  // bytes or signs (layout.h)
+    int64_t weight_run, weight_tile;
     int64_t first_tile, tiles;  // tiles [first_tile, tiles) of 16 channels
     const int32_t* constants;   // [tiles * 16]
     Epilogue epilogue;
 };
 
-// acc[row, n] = constants[kind of row][n] + sum over pairs of coefficient * popcount(op(a, w)),
-// op being xor or and; a unit is a word of 64 bits.
+// acc[row, n] = constants[n] + sum over pairs of coefficient * popcount(op(a, w)), op being xor or
+// and; a unit is a word of 64 bits.
 struct PlanePair {
     int64_t input, weights;  // bytes to the plane
     int32_t coefficient;
@@ -69,12 +73,12 @@ struct PlaneArgs {
     int64_t runs, run_units;
     const int32_t* run_offset;
     const std::byte* weights;  // BitWeights
+    int64_t weight_run, weight_tile;
     int64_t first_tile, tiles;
     int64_t pairs;
     const PlanePair* pair;
-    bool exclusive;  // op is xor
-    const int32_t* constants;
-    const int32_t* constant_offset;  // [group_rows] elements to the row's constants
+    bool exclusive;            // op is xor
+    const int32_t* constants;  // [tiles * 16]
     Epilogue epilogue;
 };
 
@@ -120,6 +124,7 @@ struct SplitArgs {
 struct EngineTable {
     const char* isa;
     void (*dot)(const DotArgs&);
+    void (*dot_signs)(const DotArgs&);  // weights are signs; null: `dot` serves them as bytes
     void (*depthwise)(const DotArgs&);
     void (*planes)(const PlaneArgs&);
     void (*combine)(const CombineArgs&);

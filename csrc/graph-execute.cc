@@ -1,13 +1,12 @@
 // Running a graph: slices of the batch on threads, chunks of a slice through all stages; a single
 // image goes through its stages on all threads together.
 #include <algorithm>
-#include <barrier>
 #include <cstring>
 #include <exception>
 #include <stdexcept>
 
 #include "graph.h"
-#include "threads.h"
+#include "team.h"
 
 namespace bitwright {
 namespace {
@@ -24,17 +23,22 @@ void store_word(std::byte* to, uint64_t word) {
     std::memcpy(to, &word, sizeof word);
 }
 
-// The rows [begin, end) of one image, or all rows of several.
-Rows rows_of(const Places& places, const std::byte* input, std::byte* output, int64_t images,
-             int64_t begin, int64_t end) {
-    return {input,
+// The rows of a segment among the rows [begin, end) of one image, or in all of several.
+Rows rows_of(const Places& places, const Segment& segment, const std::byte* input,
+             std::byte* output, int64_t images, std::pair<int64_t, int64_t> range) {
+    const int64_t begin = std::max(range.first, segment.before);
+    const int64_t end = std::min(range.second, segment.before + segment.pixels);
+    const int64_t count = std::max(end - begin, int64_t{0});
+    const int64_t first =
+        segment.before * places.group_images + (images == 1 ? begin - segment.before : 0);
+    return {input + segment.input,
             places.group_images * places.input_image,
-            places.input_offset.data() + begin,
+            places.input_offset.data() + first,
             output,
             places.group_images * places.output_image,
-            places.output_offset.data() + begin,
-            places.group_images * places.pixels,
-            images == 1 ? end - begin : images * places.pixels};
+            places.output_offset.data() + first,
+            images == 1 ? count : places.group_images * segment.pixels,
+            images == 1 ? count : images * segment.pixels};
 }
 
 }  // namespace
@@ -87,21 +91,30 @@ void Graph::run(const DotStage& stage, const Workspace& workspace, int64_t image
     const int64_t group_bytes = stage.weights.size() / groups;
     const int64_t in_channels = input.layout.shape.channels / groups;
     const int64_t out_bytes = output.layout.element == Element::sums ? 4 : 1;
+    DotArgs args{};
+    args.run_offset = stage.runs.offset.data();
+    args.weight_run = stage.places.weight_run;
+    args.weight_tile = stage.places.weight_tile;
+    args.first_tile = tile;
+    args.tiles = tile_end;
     for (int64_t group = 0; group < groups; ++group) {
-        DotArgs args{};
-        args.rows = rows_of(
-            stage.places, memory(workspace, stage.input) + group * in_channels,
-            memory(workspace, stage.output) + group * stage.epilogue.group_channels * out_bytes,
-            images, row, row_end);
-        args.runs = stage.runs.count;
-        args.run_units = stage.runs.units;
-        args.run_offset = stage.runs.offset.data();
-        args.weights = stage.weights.data() + group * group_bytes;
-        args.first_tile = tile;
-        args.tiles = tile_end;
-        args.constants = stage.constants.data() + group * stage.epilogue.group_padded;
         args.epilogue = stage.epilogue.view(group, output.zero);
-        (stage.depthwise ? kernels_.depthwise : kernels_.dot)(args);
+        for (const Segment& segment : stage.places.segments) {
+            args.rows = rows_of(
+                stage.places, segment, memory(workspace, stage.input) + group * in_channels,
+                memory(workspace, stage.output) + group * stage.epilogue.group_channels * out_bytes,
+                images, {row, row_end});
+            if (args.rows.rows == 0) continue;
+            args.runs = segment.runs;
+            args.run_units = segment.units;
+            args.weights = stage.weights.data() + group * group_bytes + segment.weights;
+            args.constants =
+                stage.constants.data() + segment.constants + group * stage.epilogue.group_padded;
+            const auto kernel = stage.depthwise ? kernels_.depthwise
+                                : stage.signs   ? kernels_.dot_signs
+                                                : kernels_.dot;
+            kernel(args);
+        }
     }
 }
 
@@ -113,50 +126,53 @@ void Graph::run(const PlaneStage& stage, const Workspace& workspace, int64_t ima
         by_rows ? part.of(pixels, kBlockRows) : std::pair{int64_t{0}, pixels};
     const auto [tile, tile_end] =
         by_rows ? std::pair{int64_t{0}, stage.tiles} : part.of(stage.tiles, 1);
-    if (stage.single) {
-        run_single(stage, workspace, images, {row, row_end}, {tile, tile_end});
-        return;
-    }
     PlaneArgs args{};
-    args.rows = rows_of(stage.places, memory(workspace, stage.input),
-                        memory(workspace, stage.output), images, row, row_end);
-    args.runs = stage.runs.count;
-    args.run_units = stage.runs.units;
     args.run_offset = stage.runs.offset.data();
-    args.weights = stage.weights.data();
+    args.weight_run = stage.places.weight_run;
+    args.weight_tile = stage.places.weight_tile;
     args.first_tile = tile;
     args.tiles = tile_end;
     args.pairs = static_cast<int64_t>(stage.pairs.size());
     args.pair = stage.pairs.data();
     args.exclusive = stage.exclusive;
-    args.constants = stage.constants.data();
-    args.constant_offset = stage.constant_offset.data() + row;
     args.epilogue = stage.epilogue.view(0, tensor(stage.output).zero);
-    kernels_.planes(args);
+    for (const Segment& segment : stage.places.segments) {
+        args.rows = rows_of(stage.places, segment, memory(workspace, stage.input),
+                            memory(workspace, stage.output), images, {row, row_end});
+        if (args.rows.rows == 0) continue;
+        if (stage.single) {
+            run_single(stage, args.rows, segment, {tile, tile_end});
+            continue;
+        }
+        args.runs = segment.runs;
+        args.run_units = segment.units;
+        args.weights = stage.weights.data() + segment.weights;
+        args.constants = stage.constants.data() + segment.constants;
+        kernels_.planes(args);
+    }
 }
 
-void Graph::run_single(const PlaneStage& stage, const Workspace& workspace, int64_t images,
-                       std::pair<int64_t, int64_t> rows, std::pair<int64_t, int64_t> tiles) const {
+void Graph::run_single(const PlaneStage& stage, const Rows& rows, const Segment& segment,
+                       std::pair<int64_t, int64_t> tiles) const {
     const bool sums = stage.epilogue.kind == Epilogue::Kind::sums;
     const int64_t first = tiles.first * kLanes;
-    const Rows places = rows_of(stage.places, memory(workspace, stage.input),
-                                memory(workspace, stage.output), images, rows.first, rows.second);
     ProductArgs args{};
-    args.input = places.input;
-    args.input_group = places.input_group;
-    args.input_offset = places.input_offset;
-    args.runs = stage.runs.count;
-    args.run_units = stage.runs.units;
+    args.input = rows.input;
+    args.input_group = rows.input_group;
+    args.input_offset = rows.input_offset;
+    args.runs = segment.runs;
+    args.run_units = segment.units;
     args.run_stride = stage.runs.count > 1 ? stage.runs.offset[1] : 0;
-    args.weights = stage.weights.data() + first * args.runs * args.run_units * kWordBytes;
+    args.weights = stage.weights.data() + segment.weights + tiles.first * stage.places.weight_tile;
+    args.weight_run = stage.places.weight_run;
+    args.weight_tile = stage.places.weight_tile;
     args.tiles = tiles.second - tiles.first;
-    args.constants = stage.constants.data() + first;
-    args.constant_offset = stage.constant_offset.data() + rows.first;
-    args.output = places.output + (sums ? 4 * first : first / 8);
-    args.output_group = places.output_group;
-    args.output_offset = places.output_offset;
-    args.group_rows = places.group_rows;
-    args.rows = places.rows;
+    args.constants = stage.constants.data() + segment.constants + first;
+    args.output = rows.output + (sums ? 4 * first : first / 8);
+    args.output_group = rows.output_group;
+    args.output_offset = rows.output_offset;
+    args.group_rows = rows.group_rows;
+    args.rows = rows.rows;
     (sums ? convert_.bgemm_sums : convert_.bgemm_bits).run(args);
 }
 
@@ -287,17 +303,15 @@ void Graph::run_stage(size_t index, const Workspace& workspace, int64_t images, 
     std::visit([&](const auto& s) { run(s, workspace, images, part); }, stage);
 }
 
-// Images [begin, end), in chunks of nearly equal size, whole tiles of 8 rows where they are many.
-GraphFault Graph::run_slice(const GraphBatch& batch, int64_t begin, int64_t end) const {
-    if (begin == end) return {};
-    const int64_t chunks = ceil_div(end - begin, chunk_);
-    const int64_t step =
-        std::min({round_up(ceil_div(end - begin, chunks), kBlockRows), chunk_, end - begin});
+// Chunks of `step` images, for as long as there are any; the other threads take theirs meanwhile.
+GraphFault Graph::run_chunks(const GraphBatch& batch, int64_t step,
+                             std::atomic<int64_t>& next) const {
     auto workspace = borrow(step);
     GraphFault fault;
-    for (int64_t first = begin; first < end && fault.kind == GraphFault::Kind::none;
-         first += step) {
-        const int64_t images = std::min(step, end - first);
+    while (fault.kind == GraphFault::Kind::none) {
+        const int64_t first = next.fetch_add(step, std::memory_order_relaxed);
+        if (first >= batch.images) break;
+        const int64_t images = std::min(step, batch.images - first);
         fill_margin(*workspace, 0, images);
         for (int64_t i = 0; i < images && fault.kind == GraphFault::Kind::none; ++i) {
             fault = load(batch, first + i, *workspace, i);
@@ -322,18 +336,15 @@ GraphFault Graph::run_together(const GraphBatch& batch, int64_t threads) const {
     fill_margin(*workspace, 0, 1);
     const GraphFault fault = load(batch, 0, *workspace, 0);
     if (fault.kind == GraphFault::Kind::none) {
-        std::barrier<> together(threads);
-        const auto work = [&](int64_t index) {
+        Barrier together(threads);
+        auto team = borrow_team(threads);
+        team->run([&](int64_t index) {
             for (size_t i = 0; i < stages_.size(); ++i) {
                 run_stage(i, *workspace, 1, {index, threads});
                 together.arrive_and_wait();
             }
-        };
-        {
-            Threads others;
-            for (int64_t index = 1; index < threads; ++index) others.start(work, index);
-            work(0);
-        }
+        });
+        give_back(std::move(team));
         write_output(batch, *workspace, 0, 1);
     }
     give_back(std::move(workspace));
@@ -342,35 +353,41 @@ GraphFault Graph::run_together(const GraphBatch& batch, int64_t threads) const {
 
 GraphFault Graph::run(const GraphBatch& batch, int64_t threads) const {
     if (!finished_) throw std::invalid_argument("the graph has no output yet");
+    if (batch.images == 0) return {};
     if (batch.images == 1 && threads > 1 && batch.captures.empty()) {
         return run_together(batch, threads);
     }
-    const int64_t slices = std::clamp(threads, int64_t{1}, std::max(int64_t{1}, batch.images));
-    if (slices == 1) return run_slice(batch, 0, batch.images);
+    // Chunks of nearly equal size, as many for each thread, whole tiles of 8 rows where they are
+    // many.
+    const int64_t count = std::min(threads, batch.images);
+    const int64_t chunks = round_up(ceil_div(batch.images, chunk_), count);
+    const int64_t step =
+        std::min(round_up(ceil_div(batch.images, chunks), chunks == count ? 1 : kBlockRows),
+                 std::min(chunk_, batch.images));
+    std::atomic<int64_t> next{0};
+    if (count == 1) return run_chunks(batch, step, next);
 
-    std::vector<GraphFault> faults(static_cast<size_t>(slices));
-    std::vector<std::exception_ptr> errors(static_cast<size_t>(slices));
-    const auto work = [&](int64_t slice) {
-        const auto i = static_cast<size_t>(slice);
+    std::vector<GraphFault> faults(static_cast<size_t>(count));
+    std::vector<std::exception_ptr> errors(static_cast<size_t>(count));
+    auto team = borrow_team(count);
+    team->run([&](int64_t index) {
+        const auto i = static_cast<size_t>(index);
         try {
-            faults[i] = run_slice(batch, batch.images * slice / slices,
-                                  batch.images * (slice + 1) / slices);
+            faults[i] = run_chunks(batch, step, next);
         } catch (...) {
             errors[i] = std::current_exception();
         }
-    };
-    {
-        Threads others;
-        for (int64_t slice = 1; slice < slices; ++slice) others.start(work, slice);
-        work(0);
-    }
+    });
+    give_back(std::move(team));
     for (const std::exception_ptr& error : errors) {
         if (error) std::rethrow_exception(error);
     }
+    GraphFault first;  // the fault of the earliest image, whichever thread met it
     for (const GraphFault& fault : faults) {
-        if (fault.kind != GraphFault::Kind::none) return fault;
+        const bool earlier = first.kind == GraphFault::Kind::none || fault.image < first.image;
+        if (fault.kind != GraphFault::Kind::none && earlier) first = fault;
     }
-    return {};
+    return first;
 }
 
 }  // namespace bitwright

@@ -155,6 +155,9 @@ void Graph::add_dot(int input, int output, const Sliding& window, int64_t channe
     const bool depthwise = groups > 1 && in_channels == 1 && channels == groups;
     require(groups == 1 || depthwise || epilogue.kind != Epilogue::Kind::bits,
             "groups make no bits");
+    const bool signs =
+        kernels_.dot_signs != nullptr && groups == 1 &&
+        std::all_of(levels.begin(), levels.end(), [](int w) { return w == 1 || w == -1; });
     need_margin(input, window);
     stages_.emplace_back(DotStage{input,
                                   output,
@@ -162,6 +165,7 @@ void Graph::add_dot(int input, int output, const Sliding& window, int64_t channe
                                   channels,
                                   groups,
                                   depthwise,
+                                  signs,
                                   std::move(levels),
                                   std::move(epilogue),
                                   {},
@@ -198,7 +202,6 @@ void Graph::add_planes(int input, int output, const Sliding& window, int64_t cha
                                     false,
                                     {},
                                     0,
-                                    {},
                                     {},
                                     {},
                                     {},
@@ -368,6 +371,25 @@ std::unique_ptr<Graph::Workspace> Graph::borrow(int64_t images) const {
 void Graph::give_back(std::unique_ptr<Workspace> workspace) const {
     const std::lock_guard lock(mutex_);
     idle_.push_back(std::move(workspace));
+}
+
+// Concurrent callers have teams of their own; one of another size, or of a parent process, goes.
+std::unique_ptr<Team> Graph::borrow_team(int64_t size) const {
+    std::unique_ptr<Team> team;
+    {
+        const std::lock_guard lock(mutex_);
+        if (!idle_teams_.empty()) {
+            team = std::move(idle_teams_.back());
+            idle_teams_.pop_back();
+        }
+    }
+    if (team && team->size() == size && team->alive()) return team;
+    return std::make_unique<Team>(size);
+}
+
+void Graph::give_back(std::unique_ptr<Team> team) const {
+    const std::lock_guard lock(mutex_);
+    idle_teams_.push_back(std::move(team));
 }
 
 }  // namespace bitwright

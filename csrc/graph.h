@@ -6,6 +6,8 @@
 // memory safe.
 #pragma once
 
+#include <atomic>
+#include <compare>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -17,6 +19,7 @@
 #include "dispatch.h"
 #include "engine.h"
 #include "pack.h"
+#include "team.h"
 
 namespace bitwright {
 
@@ -30,9 +33,17 @@ struct Tensor {
     int first_stage = -1, last_stage = -1;
 };
 
+// The taps [y0, y1) x [x0, x1) of a window.
+struct Taps {
+    int64_t y0 = 0, y1 = 0, x0 = 0, x1 = 0;
+    int64_t count() const { return (y1 - y0) * (x1 - x0); }
+    auto operator<=>(const Taps&) const = default;
+};
+
 // An epilogue's arrays, one element per channel, until pad() lays them out in tiles.
 struct EpilogueSpec {
-    Epilogue::Kind kind = Epilogue::Kind::sums;
+    using Kind = Epilogue::Kind;
+    Kind kind = Kind::sums;
     int64_t count = 1;                        // thresholds per channel
     std::vector<int32_t> thresholds;          // [count][channels]
     std::vector<uint8_t> flips;               // bits
@@ -43,18 +54,34 @@ struct EpilogueSpec {
     int shift = 0;
     Rounding rounding = Rounding::nearest_even;
     int32_t low = 0, high = 0;
+    bool narrow = false;
     int64_t group_channels = 0, group_padded = 0, padded = 0;
 
     // Lays the arrays out: `groups` groups of channels, each in whole tiles.
     void pad(int64_t channels, int64_t groups);
+    // Accumulators of channel n lie between -bounds[n] and bounds[n]; before pad().
+    void bound(const std::vector<int64_t>& bounds);
     // The epilogue of one group.
     Epilogue view(int64_t group, int32_t zero) const;
 };
 
-// Where the rows of a group of images read and write (Rows in engine.h).
+// The output pixels that have the same taps inside the image. Where runs are rows of the kernel,
+// the taps outside are left out of the product; otherwise they meet the margin.
+struct Segment {
+    Taps inside, taken;
+    int64_t pixels = 0, before = 0;  // of one image: how many, and how many in earlier segments
+    int64_t runs = 0, units = 0;     // of the taken taps
+    int64_t input = 0, weights = 0;  // bytes to the first of them
+    int64_t constants = 0;           // elements to the segment's constants
+};
+
+// Where the rows of a group of images read and write (Rows in engine.h): segment by segment, in
+// each image by image.
 struct Places {
     int64_t group_images = 0, pixels = 0, input_image = 0, output_image = 0;
     std::vector<int32_t> input_offset, output_offset;
+    std::vector<Segment> segments;
+    int64_t weight_run = 0, weight_tile = 0;  // bytes
 };
 
 // Runs of taps: bytes from a row's first tap to each run, and the length of all.
@@ -71,6 +98,7 @@ struct DotStage {
     Sliding window;
     int64_t channels, groups;
     bool depthwise;
+    bool signs;                  // every weight is +1 or -1, in whole units of taps
     std::vector<int8_t> levels;  // [channels][C / groups][kernel_h][kernel_w]; released once packed
     EpilogueSpec epilogue;
     Bytes weights;
@@ -93,7 +121,7 @@ struct PlaneStage {
     Bytes weights;
     int64_t tiles = 0;
     std::vector<PlanePair> pairs;
-    std::vector<int32_t> constants, constant_offset;  // by kind of pixel
+    std::vector<int32_t> constants;
     Runs runs;
     Places places;
 };
@@ -250,17 +278,19 @@ class Graph {
     void plan_memory();
     std::unique_ptr<Workspace> borrow(int64_t images) const;
     void give_back(std::unique_ptr<Workspace> workspace) const;
+    std::unique_ptr<Team> borrow_team(int64_t size) const;
+    void give_back(std::unique_ptr<Team> team) const;
     std::byte* memory(const Workspace& workspace, int tensor) const;
     void fill_margin(const Workspace& workspace, int tensor, int64_t images) const;
     GraphFault load(const GraphBatch& batch, int64_t image, Workspace& workspace,
                     int64_t slot) const;
-    GraphFault run_slice(const GraphBatch& batch, int64_t begin, int64_t end) const;
+    GraphFault run_chunks(const GraphBatch& batch, int64_t step, std::atomic<int64_t>& next) const;
     GraphFault run_together(const GraphBatch& batch, int64_t threads) const;
     void run_stage(size_t index, const Workspace& workspace, int64_t images, Part part) const;
     void run(const DotStage&, const Workspace&, int64_t images, Part) const;
     void run(const PlaneStage&, const Workspace&, int64_t images, Part) const;
-    void run_single(const PlaneStage& stage, const Workspace& workspace, int64_t images,
-                    std::pair<int64_t, int64_t> rows, std::pair<int64_t, int64_t> tiles) const;
+    void run_single(const PlaneStage& stage, const Rows& rows, const Segment& segment,
+                    std::pair<int64_t, int64_t> tiles) const;
     void run(const CombineStage&, const Workspace&, int64_t images, Part) const;
     void run(const PoolStage&, const Workspace&, int64_t images, Part) const;
     void run(const SplitStage&, const Workspace&, int64_t images, Part) const;
@@ -296,6 +326,7 @@ class Graph {
     int64_t arena_bytes_ = 0, chunk_ = 1;
     mutable std::mutex mutex_;
     mutable std::vector<std::unique_ptr<Workspace>> idle_;
+    mutable std::vector<std::unique_ptr<Team>> idle_teams_;
 };
 
 // Packs the weights of a stage and lists its places (graph-pack.cc).

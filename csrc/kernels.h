@@ -8,8 +8,10 @@ namespace bitwright {
 
 // The products of one plane of bits with weights of +-1 (engine.h has the others), for all rows
 // (output pixels) and output channels n: pc = sum of popcount(activation xor weight). A row reads
-// `runs` stretches of memory, each `run_units` words long. The rows of a group of images have their
-// places listed once; the next group lies input_group / output_group bytes further.
+// `runs` stretches of memory, each `run_units` words long; the weights of a run lie weight_run
+// bytes behind those of the run before it, those of the next tile weight_tile bytes further. The
+// rows of a group of images have their places listed once; the next group lies input_group /
+// output_group bytes further.
 //   bgemm_bits  writes bit n of a row: pc <= constant
 //   bgemm_sums  writes int32 sums: constant - 2 * pc
 struct ProductArgs {
@@ -20,9 +22,9 @@ struct ProductArgs {
     int64_t run_units;
     int64_t run_stride;  // bytes from one run to the next
     const std::byte* weights;
-    int64_t tiles;                   // of 16 channels
-    const int32_t* constants;        // [kind of row][tiles * 16]
-    const int32_t* constant_offset;  // [group_rows] elements to the row's constants
+    int64_t weight_run, weight_tile;
+    int64_t tiles;             // of 16 channels
+    const int32_t* constants;  // [tiles * 16]
     std::byte* output;
     int64_t output_group;
     const int32_t* output_offset;  // [group_rows] bytes to channel 0

@@ -9,7 +9,8 @@
 //   shorts, longs   one pixel = C levels of int16, int64; no margin
 // Weights are tiles of 16 output channels, one channel per SIMD lane:
 //   bits   [tile][word of the taps][even channels, odd channels][8] uint64
-//   bytes  [tile][group of 4 taps][16 channels][4] int8, +1 or -1, absent taps 0
+//   bytes  [tile][group of 4 taps][16 channels][4] int8, absent taps 0
+//   signs  [tile][group of 4 taps] uint64: bit 4 * channel + tap is set where the weight is +1
 // Even and odd channels apart, because 64-bit counts of two registers then merge into 32-bit
 // counts in channel order with one instruction.
 #pragma once
@@ -104,7 +105,7 @@ struct BitWeights {
     }
 };
 
-// Index of tap 4 * group + i of channel n, counted in bytes.
+// Index of tap 4 * group + i of channel n, counted in bytes; of signs, in bits.
 struct ByteWeights {
     int64_t groups = 0;  // of 4 taps, per channel
     constexpr int64_t index(int64_t n, int64_t group, int64_t i) const {

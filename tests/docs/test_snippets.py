@@ -143,3 +143,15 @@ def test_measured_ratios_of_formats_are_those_of_the_recorded_runs():
     for row in rows("training-step"):
         both = f"{row['ratio']:.2f}x | {tuned[row['network'], row['exact']]:.2f}x"
         assert f"| {row['network']} | {row['exact']} | {both} |" in page
+
+
+def test_tables_of_benchmarks_are_those_of_the_recorded_runs():
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+    tables = module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    page = (ROOT / "docs" / "measured.md").read_text()
+    assert len(tables.TABLES) == 3
+    for mark in tables.TABLES:
+        assert f"<!-- {mark} -->\n{tables.table(mark)}\n<!-- end -->" in page
