@@ -15,13 +15,12 @@ void block(const ProductArgs& args, int64_t tile, int64_t group, int64_t at, Sto
         rows[m] = args.input + group * args.input_group + args.input_offset[at + m];
     }
     int32x4_t pc[M][4];
-    const std::byte* weights =
-        args.weights + tile * args.runs * args.run_units * kLanes * kWordBytes;
+    const std::byte* weights = args.weights + tile * args.weight_tile;
     count_tile<M, true>(
         rows, args.runs, args.run_units, [&](int64_t run) { return run * args.run_stride; },
-        weights, pc);
+        weights, args.weight_run, pc);
     for (int m = 0; m < M; ++m) {
-        store(tile, pc[m], args.constants + args.constant_offset[at + m] + tile * kLanes,
+        store(tile, pc[m], args.constants + tile * kLanes,
               args.output + group * args.output_group + args.output_offset[at + m]);
     }
 }

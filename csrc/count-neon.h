@@ -16,15 +16,18 @@ namespace {
 constexpr int64_t kByteWords = 31;  // 31 words of 8 bits a byte stay below 256
 
 // pc[m][channel] = sum of popcount(activation xor / and weight) over `runs` of `units` words, for M
-// rows and the 16 channels of a tile. offset(run): bytes from a row's first tap.
+// rows and the 16 channels of a tile. offset(run): bytes from a row's first tap; the weights of a
+// run lie weight_run bytes behind those of the run before it.
 template <int M, bool exclusive, typename Offset>
 inline void count_tile(const std::byte* const (&rows)[M], int64_t runs, int64_t units,
-                       Offset offset, const std::byte* weights, int32x4_t (&pc)[M][4]) {
+                       Offset offset, const std::byte* tile_weights, int64_t weight_run,
+                       int32x4_t (&pc)[M][4]) {
     for (int m = 0; m < M; ++m) {
         for (int q = 0; q < 4; ++q) pc[m][q] = vdupq_n_s32(0);
     }
     for (int64_t run = 0; run < runs; ++run) {
         const int64_t from = offset(run);
+        const std::byte* weights = tile_weights + run * weight_run;
         for (int64_t start = 0; start < units; start += kByteWords) {
             const int64_t end = std::min(units, start + kByteWords);
             uint8x16_t bytes[M][8];  // two channels each: even ones first, see bit_lane

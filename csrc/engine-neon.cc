@@ -20,7 +20,6 @@ struct Pairs {
 };
 
 void depthwise_neon(const DotArgs& args) {
-    const int64_t tile_bytes = args.run_units * kLanes * kDot;
     for (int64_t tile = args.first_tile; tile < args.tiles; ++tile) {
         for_each_row(args.rows, [&](int64_t, const std::byte* input, std::byte* output) {
             Tile acc;
@@ -28,7 +27,8 @@ void depthwise_neon(const DotArgs& args) {
                 acc[q] = vld1q_s32(args.constants + tile * kLanes + 4 * q);
             }
             const auto* first = reinterpret_cast<const uint8_t*>(input + tile * kLanes);
-            const auto* weights = reinterpret_cast<const int8_t*>(args.weights + tile * tile_bytes);
+            const auto* weights =
+                reinterpret_cast<const int8_t*>(args.weights + tile * args.weight_tile);
             for (int64_t unit = 0; unit < args.run_units; ++unit, weights += kLanes * kDot) {
                 const int8x16x4_t w = vld4q_s8(weights);  // by tap
                 for (int i = 0; i < kDot; ++i) {
@@ -51,10 +51,9 @@ void depthwise_neon(const DotArgs& args) {
 template <int M, bool exclusive>
 void planes_block(const PlaneArgs& args, int64_t tile, const std::byte* input, std::byte* output,
                   int64_t at) {
-    const int64_t tile_bytes = args.runs * args.run_units * kLanes * kWordBytes;
     Tile acc[M];
     for (int m = 0; m < M; ++m) {
-        const int32_t* constants = args.constants + args.constant_offset[at + m] + tile * kLanes;
+        const int32_t* constants = args.constants + tile * kLanes;
         for (int q = 0; q < 4; ++q) acc[m][q] = vld1q_s32(constants + 4 * q);
     }
     for (int64_t p = 0; p < args.pairs; ++p) {
@@ -66,7 +65,7 @@ void planes_block(const PlaneArgs& args, int64_t tile, const std::byte* input, s
         int32x4_t pc[M][4];
         count_tile<M, exclusive>(
             rows, args.runs, args.run_units, [&](int64_t run) { return args.run_offset[run]; },
-            args.weights + pair.weights + tile * tile_bytes, pc);
+            args.weights + pair.weights + tile * args.weight_tile, args.weight_run, pc);
         for (int m = 0; m < M; ++m) {
             for (int q = 0; q < 4; ++q) {
                 acc[m][q] = vmlaq_n_s32(acc[m][q], pc[m][q], pair.coefficient);

@@ -12,13 +12,14 @@ namespace {
 // Adds 128 * sum of w to the tile's constants. Once a call: rows share it.
 template <typename Multiply>
 inline void offset_constants(const DotArgs& args, int64_t tile, int32x4_t (&constants)[4]) {
-    const int64_t units = args.runs * args.run_units;
-    const std::byte* weights = args.weights + tile * units * kLanes * kDot;
     typename Multiply::Sum acc[4] = {};
-    for (int64_t unit = 0; unit < units; ++unit, weights += kLanes * kDot) {
-        for (int q = 0; q < 4; ++q) {
-            const int8x16_t w = vld1q_s8(reinterpret_cast<const int8_t*>(weights) + 16 * q);
-            acc[q] = Multiply::add(acc[q], w, vdupq_n_s8(1));
+    for (int64_t run = 0; run < args.runs; ++run) {
+        const std::byte* weights = args.weights + tile * args.weight_tile + run * args.weight_run;
+        for (int64_t unit = 0; unit < args.run_units; ++unit, weights += kLanes * kDot) {
+            for (int q = 0; q < 4; ++q) {
+                const int8x16_t w = vld1q_s8(reinterpret_cast<const int8_t*>(weights) + 16 * q);
+                acc[q] = Multiply::add(acc[q], w, vdupq_n_s8(1));
+            }
         }
     }
     for (int q = 0; q < 4; ++q) {
@@ -31,12 +32,12 @@ inline void offset_constants(const DotArgs& args, int64_t tile, int32x4_t (&cons
 template <typename Multiply, int M>
 inline void dot_block(const DotArgs& args, int64_t tile, const int32x4_t (&constants)[4],
                       const std::byte* input, std::byte* output, int64_t at) {
-    const std::byte* weights = args.weights + tile * args.runs * args.run_units * kLanes * kDot;
     const std::byte* rows[M];
     for (int m = 0; m < M; ++m) rows[m] = input + args.rows.input_offset[at + m];
     typename Multiply::Sum acc[M][4] = {};
     for (int64_t run = 0; run < args.runs; ++run) {
         const int64_t from = args.run_offset[run], to = from + args.run_units * kDot;
+        const std::byte* weights = args.weights + tile * args.weight_tile + run * args.weight_run;
         for (int64_t i = from; i < to; i += kDot, weights += kLanes * kDot) {
             int8x16_t a[M];
             for (int m = 0; m < M; ++m) {

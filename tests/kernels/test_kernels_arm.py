@@ -16,6 +16,7 @@ FLAGS = ["-std=c++20", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"
 SOURCES = [
     "bgemm-neon", "bgemm-scalar", "dispatch", "engine-dot-neondot", "engine-neon", "engine-scalar", "graph",
     "graph-ends", "graph-execute", "graph-pack", "graph-wide", "pack", "quantize-neon", "quantize-scalar",
+    "team",
 ]  # fmt: skip
 SEEDS = 40
 
