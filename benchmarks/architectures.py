@@ -1,4 +1,4 @@
-"""The networks that the benchmarks time: ours in integers, and the same architecture in float32 for the peers.
+"""The networks that the benchmarks time: ours in integers, and the same in float32 for the peers.
 
 The float twins have their batch norm folded into the layers, which is what every runtime likes best.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def mlp(width: int = 4096) -> Case:
     shape = (1, 28, 28)
     sizes = [784, width, width, width, 10]
     layers: list[nn.Module] = [nn.Flatten()]
-    for taken, made in zip(sizes, sizes[1:], strict=False):
+    for taken, made in pairwise(sizes):
         layers += [nn.Linear(taken, made), nn.ReLU()]
     network = lowered(models.build("mlp", width, shape, 10), shape, bw.recipe("qnn"))
     return Case("binary MLP 3x4096", shape, (1, 100), network, nn.Sequential(*layers[:-1]).eval(), True)

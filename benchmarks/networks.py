@@ -3,8 +3,8 @@
     python benchmarks/networks.py --out experiments/results/networks.json
 
 Four networks, two batches each, one and two threads. In every round each contender rests, runs untimed for a
-few milliseconds (its neighbours have filled the caches and their threads may still spin), and is timed once: in CPU
-time of the process on one thread, so that other processes count less, and in wall time on two.
+few milliseconds (its neighbours have filled the caches and their threads may still spin), and is timed once:
+in CPU time of the process on one thread, so that other processes count less, and in wall time on two.
 What is not installed (benchmarks/requirements.txt) is named in the record.
 """
 
@@ -64,7 +64,7 @@ def contenders(case: Case, x: np.ndarray, threads: int, failed: dict[str, str]) 
 
 
 def check(case: Case, x: np.ndarray, found: list[Contender]) -> None:
-    """What is the same arithmetic is the same number: the interpreter's, and OpenVINO's binary operation's."""
+    """The same arithmetic gives the same numbers: the interpreter's, and OpenVINO's binary operation's."""
     few = x[:2]
     np.testing.assert_array_equal(case.network(few), case.network(few, backend="interpreter"))
     np.testing.assert_array_equal(case.network(x)[: len(few)], case.network(few))

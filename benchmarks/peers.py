@@ -1,4 +1,4 @@
-"""The runtimes that the benchmarks time beside ours. Whoever is not installed is listed as such, never left out silently.
+"""The runtimes that the benchmarks time beside ours; what is not installed is listed as such.
 
 Each is given the float twin of a case, or what its own quantiser makes of it, on one batch and a number of
 threads.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import io
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -206,7 +205,9 @@ def _bits(weight: np.ndarray) -> Any:
     import openvino
 
     packed = np.packbits(weight.reshape(-1) > 0, bitorder="little")
-    own = openvino.Tensor(openvino.Type.u1, openvino.Shape(weight.shape))  # of an array it would keep the address
+    own = openvino.Tensor(
+        openvino.Type.u1, openvino.Shape(weight.shape)
+    )  # of an array it would keep the address
     own.data.reshape(-1)[:] = packed
     return openvino.op.Constant(own)
 
@@ -286,6 +287,3 @@ PEERS: dict[str, tuple[tuple[str, ...], Build]] = {
 def missing(packages: tuple[str, ...]) -> list[str]:
     """Those that are not installed."""
     return [name for name in packages if importlib.util.find_spec(name) is None]
-
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

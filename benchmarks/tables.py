@@ -1,7 +1,7 @@
 """The tables of docs/measured.md that come from benchmark records; a test compares them with the page.
 
-    python benchmarks/tables.py            # print them
-    python benchmarks/tables.py --write    # put them between their marks on the page
+python benchmarks/tables.py            # print them
+python benchmarks/tables.py --write    # put them between their marks on the page
 """
 
 from __future__ import annotations
@@ -39,9 +39,7 @@ def networks(record: dict[str, Any]) -> list[str]:
             if (r["network"], r["batch"], r["threads"]) == place and r["runtime"] != OURS
         ]  # fmt: skip
         best = min(peers, key=lambda r: r["seconds"])
-        int8 = min(
-            (r for r in peers if "int8" in r["runtime"]), key=lambda r: r["seconds"], default=None
-        )
+        int8 = min((r for r in peers if "int8" in r["runtime"]), key=lambda r: r["seconds"], default=None)
         lines.append(
             f"| {place[0]} | {place[1]} | {place[2]} | {seconds(ours['seconds'])} | {best['runtime']} | "
             f"{seconds(best['seconds'])} | **{best['ratio']:.2f}x** | "

@@ -21,7 +21,8 @@ class _Parameters(ctypes.Structure):
 def product(x: np.ndarray, levels: np.ndarray, threads: int) -> Callable[[], Any]:
     """x float32 [M, K] times ternary levels [N, K], the weights packed once: y float32 [M, N] in place."""
     spec = importlib.util.find_spec("llama_cpp")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     folder = Path(spec.origin).parent / "lib"
     base = ctypes.CDLL(str(folder / "libggml-base.so"), mode=ctypes.RTLD_GLOBAL)
     cpu = ctypes.CDLL(str(folder / "libggml-cpu.so"))

@@ -28,9 +28,38 @@ void convert(const CombineArgs& args) {
     }
 }
 
+// A residual add: two terms of bytes. What belongs to the channels stays in registers.
+void add_two(const CombineArgs& args) {
+    const Epilogue e = args.epilogue;
+    const Term a = args.terms[0], b = args.terms[1];
+    for (int64_t n = 0; n < e.channels; n += kLanes) {
+        const __mmask16 live = live_lanes(e.channels - n);
+        const double *ma = a.scaled_multiplier + n, *mb = b.scaled_multiplier + n;
+        const __m512d a0 = _mm512_loadu_pd(ma), a1 = _mm512_loadu_pd(ma + 8);
+        const __m512d b0 = _mm512_loadu_pd(mb), b1 = _mm512_loadu_pd(mb + 8);
+        const __m512d o0 = _mm512_loadu_pd(e.scaled_offset + n);
+        const __m512d o1 = _mm512_loadu_pd(e.scaled_offset + n + 8);
+        for (int64_t pixel = 0; pixel < args.pixels; ++pixel) {
+            const __m512i x = load_levels(a, a.data + pixel * a.stride, n, live);
+            const __m512i y = load_levels(b, b.data + pixel * b.stride, n, live);
+            const __m512d x0 = _mm512_cvtepi32_pd(_mm512_castsi512_si256(x));
+            const __m512d x1 = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(x, 1));
+            const __m512d y0 = _mm512_cvtepi32_pd(_mm512_castsi512_si256(y));
+            const __m512d y1 = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(y, 1));
+            store_narrow(e, _mm512_fmadd_pd(y0, b0, _mm512_fmadd_pd(x0, a0, o0)),
+                         _mm512_fmadd_pd(y1, b1, _mm512_fmadd_pd(x1, a1, o1)), n,
+                         args.output + pixel * args.output_stride);
+        }
+    }
+}
+
 void combine_avx512(const CombineArgs& args) {
     if (args.count == 1) {
         with_kind(args.epilogue.kind, [&](auto tag) { convert<tag.kind>(args); });
+        return;
+    }
+    if (args.count == 2 && is_narrow(args.epilogue)) {
+        add_two(args);
         return;
     }
     const Epilogue e = args.epilogue;

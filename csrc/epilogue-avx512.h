@@ -59,6 +59,22 @@ inline void store_codes(const Epilogue& e, __m512d y0, __m512d y1, int64_t n, st
     store_bytes(_mm512_add_epi32(codes, _mm512_set1_epi32(e.zero)), e.channels - n, out + n);
 }
 
+inline bool is_narrow(const Epilogue& e) {
+    return e.narrow && e.rounding == Rounding::nearest_even;
+}
+
+// Where `is_narrow`: 16 integers are clipped, not 2 x 8 doubles.
+inline __attribute__((always_inline)) void store_narrow(const Epilogue& e, __m512d y0, __m512d y1,
+                                                        int64_t n, std::byte* out) {
+    constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    const __m256i c0 = _mm512_cvt_roundpd_epi32(y0, kNearest);
+    const __m256i c1 = _mm512_cvt_roundpd_epi32(y1, kNearest);
+    __m512i codes = _mm512_inserti64x4(_mm512_castsi256_si512(c0), c1, 1);
+    codes = _mm512_max_epi32(codes, _mm512_set1_epi32(e.low));
+    codes = _mm512_min_epi32(codes, _mm512_set1_epi32(e.high));
+    store_bytes(_mm512_add_epi32(codes, _mm512_set1_epi32(e.zero)), e.channels - n, out + n);
+}
+
 template <Epilogue::Kind K>
 inline __attribute__((always_inline)) void store_tile(const Epilogue& e, __m512i acc, int64_t n,
                                                       std::byte* out) {
@@ -107,23 +123,13 @@ __attribute__((noinline)) void store_block(const Epilogue& given, const __m512i*
             const double *m = e.scaled_multiplier + n, *b = e.scaled_offset + n;
             const __m512d m0 = _mm512_loadu_pd(m), m1 = _mm512_loadu_pd(m + 8);
             const __m512d b0 = _mm512_loadu_pd(b), b1 = _mm512_loadu_pd(b + 8);
-            if (e.narrow &&
-                e.rounding == Rounding::nearest_even) {  // clip 16 integers, not 2 x 8 doubles
-                constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-                const __m512i low = _mm512_set1_epi32(e.low), high = _mm512_set1_epi32(e.high);
-                const __m512i zero = _mm512_set1_epi32(e.zero);
+            if (is_narrow(e)) {
                 for (int row = 0; row < rows; ++row) {
                     const __m512i x = acc[row * count + t];
                     const __m512d x0 = _mm512_cvtepi32_pd(_mm512_castsi512_si256(x));
                     const __m512d x1 = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(x, 1));
-                    const __m256i c0 =
-                        _mm512_cvt_roundpd_epi32(_mm512_fmadd_pd(x0, m0, b0), kNearest);
-                    const __m256i c1 =
-                        _mm512_cvt_roundpd_epi32(_mm512_fmadd_pd(x1, m1, b1), kNearest);
-                    __m512i codes = _mm512_inserti64x4(_mm512_castsi256_si512(c0), c1, 1);
-                    codes = _mm512_min_epi32(_mm512_max_epi32(codes, low), high);
-                    store_bytes(_mm512_add_epi32(codes, zero), e.channels - n,
-                                output + output_offset[row] + n);
+                    store_narrow(e, _mm512_fmadd_pd(x0, m0, b0), _mm512_fmadd_pd(x1, m1, b1), n,
+                                 output + output_offset[row]);
                 }
                 continue;
             }

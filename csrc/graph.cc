@@ -62,6 +62,24 @@ void check_window(const Sliding& w, const Shape& input) {
             "the kernel fits into the padded input");
 }
 
+namespace {
+
+// Whether every rounded sum fits int32 before it is clipped; `largest`: magnitude of each term's
+// levels.
+bool fits_int32(const CombineStage& stage, const std::vector<double>& largest) {
+    const EpilogueSpec& e = stage.epilogue;
+    for (size_t n = 0; n < e.offset.size(); ++n) {
+        double sum = std::abs(static_cast<double>(e.offset[n]));
+        for (size_t t = 0; t < largest.size(); ++t) {
+            sum += largest[t] * std::abs(static_cast<double>(stage.multipliers[t][n]));
+        }
+        if (std::ldexp(sum, -e.shift) >= INT32_MAX - 1) return false;
+    }
+    return true;
+}
+
+}  // namespace
+
 bool same(const Shape& a, const Shape& b) {
     return a.channels == b.channels && a.height == b.height && a.width == b.width;
 }
@@ -240,6 +258,12 @@ void Graph::add_combine(std::vector<int> inputs, int output, int64_t first_chann
             stage.scaled_multipliers.push_back(std::move(scaled));
         }
         stage.multipliers = std::move(multipliers);
+        std::vector<double> largest;
+        for (const int id : stage.inputs) {
+            const bool bytes = tensor(id).layout.element == Element::bytes;
+            largest.push_back(bytes ? 255.0 : std::ldexp(1.0, 31));
+        }
+        stage.epilogue.narrow = fits_int32(stage, largest);
     }
     stage.epilogue.pad(channels, 1);
     stages_.emplace_back(std::move(stage));

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from graph_networks import Builder, codes_of
 from test_kernels_graph import check
