@@ -159,8 +159,9 @@ def _columns(layer: Any, x: torch.Tensor) -> Iterable[torch.Tensor]:
     if isinstance(layer, nn.Linear):
         yield from x.reshape(-1, x.shape[-1]).T.split(_COLUMNS, 1)
         return
-    geometry = layer.geometry
-    pads = geometry.padding
+    pads, stride = layer.geometry.padding, layer.geometry.stride
+    if len(pads) == 4:  # before and after, of each axis
+        x, pads = F.pad(x, (pads[2], pads[3], pads[0], pads[1])), (0, 0)
     for part in x.split(max(1, _COLUMNS // x[0, 0].numel())):
-        patches = F.unfold(part, layer.kernel_size, geometry.dilation, pads, geometry.stride)
+        patches = F.unfold(part, layer.kernel_size, layer.dilation, pads, stride)
         yield patches.transpose(0, 1).flatten(1)
