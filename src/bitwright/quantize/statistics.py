@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 
 import torch
 
-from bitwright.formats import Format, Overflow, Rounding, operators, twin
+from bitwright.formats import Format, Overflow, operators, twin
 
 SUB_BITS = 5
 """Bins per octave of the histogram are 2^SUB_BITS: a bin's edges differ by at most 1/32."""

@@ -1,5 +1,6 @@
 """training: a loop that trains what the papers train, and resumes bit for bit."""
 
+from bitwright.training.after_training import PostTraining, post_training
 from bitwright.training.allocator import tune_allocator
 from bitwright.training.checkpoint import load_checkpoint, save_checkpoint
 from bitwright.training.finish import finish
@@ -12,19 +13,21 @@ from bitwright.training.loop import (
     Watcher,
     batches,
     error_rate,
-    load_run,
     train,
     write_json,
 )
 from bitwright.training.losses import loss, squared_hinge
 from bitwright.training.machine import machine
+from bitwright.training.runs import AnySettings, load_run, read_run
 from bitwright.training.settings import DEFAULT_EPOCHS, Settings
 
 __all__ = [
+    "AnySettings",
     "CHECKPOINT",
     "DEFAULT_EPOCHS",
     "MODEL",
     "PICTURE",
+    "PostTraining",
     "RESULT",
     "RUN",
     "Settings",
@@ -36,6 +39,8 @@ __all__ = [
     "load_run",
     "loss",
     "machine",
+    "post_training",
+    "read_run",
     "save_checkpoint",
     "squared_hinge",
     "train",
