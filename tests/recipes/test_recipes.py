@@ -118,7 +118,7 @@ def test_training_forwards_are_counted_and_deepcopies_stand_alone():
     twin(x)
     model.eval()(x)
     assert (int(model.bitwright_step), int(twin.bitwright_step)) == (2, 3)
-    assert twin[0].fold.layer is twin[0]
+    assert twin[0].fold.source.layer is twin[0]
     assert twin[0].fold.norm is twin[1]
     assert twin[0].fold.consumer is twin[6].slots.of("forward.activation")
 
@@ -141,11 +141,17 @@ class Functional(nn.Module):
         return self.b(self.act(self.a(x)))
 
 
-def test_functional_relu_in_front_of_a_binary_slot_is_named():
-    with pytest.raises(InvalidValueError, match=r"function relu.*in front of b"):
-        quantised(Functional(F.relu))
-    with pytest.raises(InvalidValueError, match=r"method relu.*in front of b"):
-        quantised(Functional(lambda x: x.relu()))
+@pytest.mark.parametrize("act", [F.relu, torch.relu, lambda x: x.relu()])
+def test_functional_relu_in_front_of_a_binary_slot_is_replaced_too(act):
+    model = Functional(act)
+    report = quantised(model)
+    assert [(r.tensor, r.format) for r in report.replaced] == [("relu", "ReLU -> Hardtanh")]
+    assert isinstance(model.relu, nn.Hardtanh)
+    other = Functional(act)
+    with pytest.raises(InvalidValueError, match=r"relu \(ReLU\).*in front of b"):
+        bw.quantize_(other, recipe("float", activation=Binary(), weight=Binary()), verbose=False)
+    assert type(other) is Functional
+    assert [n for n, _ in other.named_children()] == ["a", "b"]
 
 
 def test_other_functional_operations_are_listed():

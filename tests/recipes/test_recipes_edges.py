@@ -192,10 +192,8 @@ def test_whatever_leaves_nothing_negative_may_not_feed_a_sign(relu, between):
     assert model[1].min_val == -1
 
 
-@pytest.mark.parametrize(
-    "call", [F.relu, torch.relu, lambda x: x.relu(), F.relu6, lambda x: F.relu(x).flatten(1)]
-)
-def test_functional_relus_are_named(call):
+@pytest.mark.parametrize("call", [F.relu, torch.relu, lambda x: x.relu(), lambda x: F.relu(x).flatten(1)])
+def test_functional_relus_are_replaced_too(call):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -205,9 +203,11 @@ def test_functional_relus_are_named(call):
             return self.b(call(self.a(x)))
 
     model = Net()
-    with pytest.raises(InvalidValueError, match=r"would be constant; got .*relu.*in front of b"):
-        bw.quantize_(model, "qnn", verbose=False)
-    assert type(model.a) is nn.Linear
+    report = bw.quantize_(model, "qnn", verbose=False)
+    assert [(row.tensor, row.format) for row in report.replaced] == [("relu", "ReLU -> Hardtanh")]
+    x = torch.randn(3, 4)
+    assert model(x).shape == (3, 2)
+    assert bw.verify(model, bw.lower(model, x), [x]).differing == 0
 
 
 def test_a_relu_in_front_of_integers_stays():
@@ -230,7 +230,7 @@ def test_a_deepcopy_counts_folds_and_dequantizes_on_its_own():
     model(x)
     other = copy.deepcopy(model)
     assert other[0].fold is not model[0].fold
-    assert other[0].fold.layer is other[0]
+    assert other[0].fold.source.layer is other[0]
     assert other[0].fold.norm is other[1]
     assert other[0].fold.consumer is other[3].slots.of("forward.activation")
     other(x)

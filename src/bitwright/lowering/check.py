@@ -21,8 +21,9 @@ from bitwright.nn import (
 )
 
 SUPPORTED = (
-    "Linear, Conv2d, BatchNorm1d, BatchNorm2d, additions, concatenations of channels, average and global pools, "
-    "ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, Flatten, Dropout, Identity, Shortcut, ZeroPad2d in front of a Conv2d, an argmax at the end"
+    "Linear, Conv2d, BatchNorm1d, BatchNorm2d, additions, concatenations of channels, average and global "
+    "pools, ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, Flatten, Dropout, Identity, Shortcut, ZeroPad2d in front of a "
+    "Conv2d, a last argmax"
 )
 
 

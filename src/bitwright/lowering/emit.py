@@ -54,11 +54,14 @@ class Lowered:
         network: the integer network.
         slots: (layer, operand) -> tensor that its consumer takes.
         accumulator: (layer, tensor) of the last accumulator; None where several numbers leave the model.
+        pads: layer -> (left, right, top, bottom), zeros that a module pads in front of its slot, and the
+            network in its convolution.
     """
 
     network: Network
     slots: Mapping[tuple[str, str], str]
     accumulator: tuple[str, str] | None
+    pads: Mapping[str, tuple[int, ...]]
 
 
 def emit(graph: ModelGraph, input_shape: tuple[int, ...], meta: Mapping[str, Any]) -> Lowered:
@@ -66,7 +69,7 @@ def emit(graph: ModelGraph, input_shape: tuple[int, ...], meta: Mapping[str, Any
     emitter = _Emitter(graph, input_shape)
     for node in graph.graph.nodes:
         emitter.node(node)
-    return Lowered(Network(emitter.operations, meta), emitter.slots, emitter.accumulator)
+    return Lowered(Network(emitter.operations, meta), emitter.slots, emitter.accumulator, emitter.pads)
 
 
 @dataclass
@@ -78,6 +81,7 @@ class _Emitter:
     held: dict[fx.Node, str] = field(default_factory=dict)
     """Node -> the tensor that holds its integers: levels of its source's primary, or raw numbers."""
     slots: dict[tuple[str, str], str] = field(default_factory=dict)
+    pads: dict[str, tuple[int, ...]] = field(default_factory=dict)
     requantized: dict[tuple[str, Quantizer], str] = field(default_factory=dict)
     leaving: tuple[Affine, str] | None = None
     """What maps the numbers that leave the model to values, and its layer's name."""
@@ -153,7 +157,7 @@ class _Emitter:
         if is_argmax(tensors[0]):
             return
         assert self.leaving is not None
-        affine, layer = self.leaving
+        affine, _ = self.leaving
         name = self.held[tensors[0]]
         if self.accumulator is not None:
             self.accumulator = (self.accumulator[0], name)
@@ -172,9 +176,9 @@ class _Emitter:
         alike = bool((multiplier == multiplier[0]).all()) and int(multiplier[0]) > 0
         if not alike or bool(affine.offset.any()) or self.types[name].bound > ARGMAX_BOUND:
             raise InvalidValueError(
-                "an argmax is taken of sums: of one positive slope for all channels, no offset, and below 2^23",
-                got=f"slopes {multiplier.min()} to {multiplier.max()}, offsets up to {affine.offset.abs().max()}, "
-                f"sums up to {self.types[name].bound}",
+                "an argmax is taken of sums below 2^23 with one positive slope for all and no offset",
+                got=f"slopes {multiplier.min()} to {multiplier.max()}, "
+                f"offsets up to {affine.offset.abs().max()}, sums up to {self.types[name].bound}",
                 where=layer,
                 fix="return the scores, and take their argmax outside",
             )
@@ -187,7 +191,9 @@ class _Emitter:
         weight, name = stored_weight(layer), self._name(node)
         if isinstance(layer, Conv2d):
             before = self.graph.module(node.all_input_nodes[0])
-            padding = _padded(conv_padding(layer), before)
+            if isinstance(before, nn.ZeroPad2d):
+                self.pads[layer.slots.layer] = before.padding
+            padding = _padded(conv_padding(layer), self.pads.get(layer.slots.layer))
             made = self._append(integer.Conv(name, source, weight, _pair(layer.stride), padding))
         else:
             made = self._append(integer.Linear(name, source, weight))
@@ -267,7 +273,7 @@ class _Emitter:
     # --- from raw numbers to codes --------------------------------------------------------------------
 
     def _round(self, fold: Fold, line: Line, inputs: Sequence[str], name: str) -> str:
-        """Raw numbers on `line` to the consumer's codes. Where they leave the model, they stay as they are."""
+        """Raw numbers on `line` to the consumer's codes. Those that leave the model stay as they are."""
         affine = fold.affine(line)
         channels = self.types[inputs[0]].shape[0]
         multiplier = np.ascontiguousarray(
@@ -388,11 +394,11 @@ def _zero_point(quantizer: Quantizer) -> int:
     return 0 if zero_point is None else int(zero_point)
 
 
-def _padded(padding: tuple[int, int], before: nn.Module | None) -> tuple[int, ...]:
-    """A convolution's padding, and that of the module in front of it where that pads zeros."""
-    if not isinstance(before, nn.ZeroPad2d):
+def _padded(padding: tuple[int, int], zeros: tuple[int, ...] | None) -> tuple[int, ...]:
+    """A convolution's padding, with what a module in front of it pads."""
+    if zeros is None:
         return padding
-    left, right, top, bottom = before.padding
+    left, right, top, bottom = zeros
     return padding[0] + top, padding[0] + bottom, padding[1] + left, padding[1] + right
 
 

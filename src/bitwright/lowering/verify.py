@@ -74,7 +74,8 @@ def verify(
     """Compare the model's eval forward with the network, on the CPU, element by element.
 
     Compared are the stored weights, multipliers, offsets, shifts and thresholds; the input codes; every
-    slot as its consumer sees it (of layers, adds, concats and pools); the last accumulators; and the float output, bit for bit.
+    slot as its consumer sees it (of layers, adds, concats and pools); the last accumulators; and the output,
+    bit for bit.
 
     Args:
         model: the quantised model that the network came from.
@@ -103,6 +104,9 @@ def verify(
             start = result.examples
             for (layer, operand), name in expected.slots.items():
                 made = _made(network, tensors, name)
+                if layer in expected.pads:
+                    left, right, top, bottom = expected.pads[layer]
+                    made = np.pad(made, ((0, 0), (0, 0), (top, bottom), (left, right)))
                 _compare(result, _shown(layer, operand), made, seen[layer, operand], start)
             if expected.accumulator is not None:
                 layer, name = expected.accumulator

@@ -1,12 +1,12 @@
 """The graph of a model, read by torch.fx: what makes numbers, what reads them, and the folds between.
 
-A *source* makes numbers: a compute layer, an add, an average pool, a concat, a norm, the model's input. What lies
-behind it moves numbers or commutes with rounding (`TRANSPARENT`), up to its readers: slots, norms, the output.
-A norm that alone reads a layer, add or pool is folded into that source; any other norm takes codes.
+A *source* makes numbers: a compute layer, an add, an average pool, a concat, a norm, the model's input. What
+lies behind it moves numbers or commutes with rounding (`TRANSPARENT`), up to its readers: slots, norms, the
+output. A norm that alone reads a layer, add or pool is folded into that source; any other norm takes codes.
 
-All slots with one spec that read one source share one quantiser. Of the quantisers that remain, the source rounds
-to its *primary*, the one with the most bits (signed before unsigned, then the first to run); every other slot makes
-its codes of the primary's.
+All slots with one spec that read one source share one quantiser. Of the quantisers that remain, the source
+rounds to its *primary*, the one with the most bits (signed before unsigned, then the first to run); every
+other slot makes its codes of the primary's.
 """
 
 from __future__ import annotations
@@ -240,12 +240,17 @@ class ModelGraph:
             elif reader.node.op == "output" or is_argmax(reader.node):
                 if len(readers) > 1:
                     return "its result feeds the network's output and other operations"
-                if any(isinstance(self.module(n), (*MONOTONE, Shortcut)) for n in reader.path):
-                    return "a clip or pool lies between it and the network's output"
-                if node.op == "placeholder" or isinstance(self.module(node), Concat):
-                    return "it is the network's output, but no result of arithmetic"
+                return self._end_problem(node, reader)
             elif not isinstance(module, Norm):
                 return f"{self.describe(reader.node)} follows it"
+        return None
+
+    def _end_problem(self, node: fx.Node, reader: Reader) -> str | None:
+        """Why a source's numbers cannot be the model's output."""
+        if any(isinstance(self.module(n), (*MONOTONE, Shortcut)) for n in reader.path):
+            return "a clip or pool lies between it and the network's output"
+        if node.op == "placeholder" or isinstance(self.module(node), Concat):
+            return "it is the network's output, but no result of arithmetic"
         return None
 
     def _in_place(self, node: fx.Node, reader: Reader) -> fx.Node | None:
@@ -286,21 +291,22 @@ def share_quantizers(model: nn.Module) -> None:
             quantizer = parents[quantizer]
         return quantizer
 
-    order: dict[Quantizer, int] = {}
-    for node, readers in graph.readers.items():
-        module = graph.module(node)
-        own = module.slots.of("activation") if isinstance(module, Concat) else None
-        candidates = [own, *(graph.quantizer(reader) for reader in readers)]
+    readers = [reader for found in graph.readers.values() for reader in found]
+    position = {node: place for place, node in enumerate(graph.graph.nodes)}
+    readers.sort(key=lambda reader: position[reader.node])
+    order = {graph.quantizer(reader): place for place, reader in reversed(list(enumerate(readers)))}
+    for node, found in graph.readers.items():
+        made = graph.module(node)
+        quantizers = [graph.quantizer(reader) for reader in found]
+        if isinstance(made, Concat):
+            quantizers.append(made.slots.of("activation"))
         groups: dict[QuantizerSpec, Quantizer] = {}
-        for quantizer in candidates:
-            if quantizer is None or isinstance(
-                quantizer.format, Block
-            ):  # blocks run along each product's axis
+        for quantizer in quantizers:
+            # blocks run along each product's own axis
+            if quantizer is None or isinstance(quantizer.format, Block):
                 continue
-            order.setdefault(quantizer, len(order))
-            one, other = sorted(
-                (first(quantizer), first(groups.setdefault(quantizer.spec, quantizer))), key=order.__getitem__
-            )
+            pair = first(quantizer), first(groups.setdefault(quantizer.spec, quantizer))
+            one, other = sorted(pair, key=order.__getitem__)
             if one is not other:
                 parents[other] = one
     for holder in model.modules():
@@ -311,11 +317,11 @@ def share_quantizers(model: nn.Module) -> None:
 def link_folds(model: nn.Module) -> ModelGraph:
     """Give every source its `Fold`, and every slot that reads another quantiser's codes that quantiser."""
     graph = ModelGraph(model)
-    for module in model.modules():
-        if isinstance(module, ComputeLayer | Join | Norm):
-            module.fold = None
-        if isinstance(module, Slots):
-            module.primaries = {}
+    for found in model.modules():
+        if isinstance(found, ComputeLayer | Join | Norm):
+            found.fold = None
+        if isinstance(found, Slots):
+            found.primaries = {}
     codes: set[fx.Node] = set()
     """Sources whose numbers are the primary's codes in eval."""
     for node, source in graph.sources.items():

@@ -1,7 +1,7 @@
-"""Where tensors meet, or positions of one tensor: adds, concats, average pools, and a slice that pads channels.
+"""Where tensors meet, or positions of one: adds, concats, average pools, and a slice that pads channels.
 
-In training they are torch's float operations on quantised inputs. In eval an add and a pool are sums of levels,
-and `Fold` makes the next code of them with one rounding:
+In training they are torch's float operations on quantised inputs. In eval an add and a pool are sums of
+levels, and `Fold` makes the next code of them with one rounding:
 
     add    y = round((x0 M0 + x1 M1 + B) 2^-s)        M0, M1: the two scales, in steps of what follows
     pool   y = round(((sum of x) M + B) 2^-s)         M: the scale over the window's size
@@ -85,7 +85,7 @@ class Shortcut(nn.Module):
 
 
 class GlobalAvgPool(nn.Module):
-    """x.mean(dims, keepdim): the mean over all positions. In eval, integers where `dims` are all axes behind C."""
+    """x.mean(dims, keepdim): the mean over all positions; integers where `dims` are all axes behind C."""
 
     slots: Slots
     accumulator: Accumulator

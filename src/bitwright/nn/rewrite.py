@@ -1,7 +1,7 @@
 """Functional operations become named submodules, so that they can have slots: `x + y` -> `self.add(x, y)`.
 
-Each module of the user's is traced alone, its children as leaves. Where its forward contains operations that we
-know, it becomes an instance of a subclass of its own class, whose forward is the traced one with calls of
+Each module of the user's is traced alone, its children as leaves. Where its forward contains operations that
+we know, it becomes an instance of a subclass of its own class, whose forward is the traced one with calls of
 submodules in their place. Names, hooks, parameters and `isinstance` stay; `restore` takes all of it back.
 """
 
@@ -31,8 +31,8 @@ def rewrite(model: nn.Module) -> list[str]:
     """Turn known functional operations of the model's own modules into submodules, in place.
 
     Returns:
-        Why modules were left alone: those whose training and eval mode compute different things. A module that
-        cannot be traced is left alone, too.
+        Why modules were left alone: those whose training and eval mode compute different things. A module
+        that cannot be traced is left alone, too.
     """
     notes = []
     for name, module in list(model.named_modules()):
@@ -143,7 +143,7 @@ _BASE_NAMES: dict[type[nn.Module], str] = {
 }
 
 
-# --- which operations are known ------------------------------------------------------------------------------
+# --- which operations are known ----------------------------------------------------------------------
 
 
 def _call(node: fx.Node) -> _Call | None:

@@ -54,8 +54,8 @@ class Slots(nn.Module):
     ) -> None:
         super().__init__()
         self.layer = layer
-        # operand -> the quantiser on whose grid its tensor comes in eval, where that is not its own: see `graph`
         self.primaries: dict[str, Quantizer] = {}
+        """Operand -> the quantiser on whose grid its tensor comes in eval, where that is not its own."""
         for role, spec in specs.items():
             roles: tuple[str, ...] = (role,)
             if role in SHORT_NAMES and isinstance(spec.format, Block):

@@ -191,7 +191,7 @@ class _Pass:
     def errors(self, form: Format, candidates: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
         # a cache's share at a time: the candidates then read the tensor from memory once
         whole = self.axes is not None or self.finite.dim() == 0
-        parts = [self.finite] if whole else self.finite.flatten().split(_PART)
+        parts = [self.finite] if whole else torch.split(self.finite.flatten(), _PART)
         totals = [self._errors(form, x, candidates, zero_point) for x in parts]
         return torch.stack(totals).sum(0)
 

@@ -157,11 +157,11 @@ _COLUMNS = 1 << 16
 def _columns(layer: Any, x: torch.Tensor) -> Iterable[torch.Tensor]:
     """What the rows of the weight are multiplied with: [K, N] at a time."""
     if isinstance(layer, nn.Linear):
-        yield from x.reshape(-1, x.shape[-1]).T.split(_COLUMNS, 1)
+        yield from torch.split(x.reshape(-1, x.shape[-1]).T, _COLUMNS, 1)
         return
     pads, stride = layer.geometry.padding, layer.geometry.stride
     if len(pads) == 4:  # before and after, of each axis
         x, pads = F.pad(x, (pads[2], pads[3], pads[0], pads[1])), (0, 0)
-    for part in x.split(max(1, _COLUMNS // x[0, 0].numel())):
+    for part in torch.split(x, max(1, _COLUMNS // x[0, 0].numel())):
         patches = F.unfold(part, layer.kernel_size, layer.dilation, pads, stride)
         yield patches.transpose(0, 1).flatten(1)

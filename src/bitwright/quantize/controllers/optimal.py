@@ -98,8 +98,8 @@ class MinMSE(Controller):
         factors = torch.exp2(1 - down.double() / each).view(-1, *[1] * base.dim())
         kept["choices"] = legal(base * factors, form, self.power_of_two)
         wants = [Statistic.ERRORS]
-        errors = merge(measure(x, form, None, kept.get("zero_point"), wants, channel_axis, kept["choices"]))
-        return {**kept, **self.initial({**kept, "errors": errors[Statistic.ERRORS]}, form)}
+        taken = merge(measure(x, form, None, kept.get("zero_point"), wants, channel_axis, kept["choices"]))
+        return kept | self.initial(kept | {"errors": taken[Statistic.ERRORS]}, form)
 
     def initial(self, measured: State, form: Format) -> State:
         choices, errors = measured["choices"], measured["errors"]
