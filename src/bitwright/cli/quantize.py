@@ -50,7 +50,7 @@ _STAGES = {
     help="Recipe (int8, w4a8, int6, int5, int4...), or a TOML file.",
 )
 @click.option("--data", default="cifar10", show_default=True, help="Data set: digits, mnist or cifar10.")
-@click.option("--images", default=512, show_default=True, help="Training images to calibrate on, no labels.")
+@click.option("--images", default=256, show_default=True, help="Training images to calibrate on, no labels.")
 @click.option(
     "--refine/--no-refine",
     default=True,

@@ -54,7 +54,7 @@ class PostTraining:
     data: str = "cifar10"
     weights: str | None = None
     width: int | None = None
-    images: int = 512
+    images: int = 256
     first: int = 0
     refine: bool = True
     seed: int = 0

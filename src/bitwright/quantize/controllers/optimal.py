@@ -111,7 +111,7 @@ class MinMSE(Controller):
         return {"scale": torch.where(zeros, legal(torch.ones_like(scale), form, False), scale)}
 
     def settle(self, state: State, form: Format) -> State:
-        kept = {name: state[name] for name in ("choices", "zero_point") if name in state}
+        kept: State = {name: state[name] for name in ("choices", "zero_point") if name in state}
         return {**kept, **self.initial(state, form)}
 
     def __str__(self) -> str:
