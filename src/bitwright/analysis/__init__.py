@@ -1,6 +1,6 @@
 """analysis: what a network costs and how fast it runs."""
 
-from bitwright.analysis.bench import Timing, float_twin, time_network
+from bitwright.analysis.bench import Timing, time_network
 from bitwright.analysis.cost import (
     describe_operations,
     float_bytes,
@@ -10,6 +10,7 @@ from bitwright.analysis.cost import (
 )
 
 __all__ = [
+    "FloatTwin",
     "Timing",
     "describe_operations",
     "float_bytes",

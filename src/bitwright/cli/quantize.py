@@ -90,7 +90,7 @@ def command(
     Examples:
       bitwright quantize --model resnet20 --recipe w4a8
       bitwright quantize --model resnet8 --recipe int8 --out runs/tiny
-      bitwright quantize --model mlp --data digits --recipe int8 --weights runs/digits-mlp-float/checkpoint.safetensors
+      bitwright quantize --model mlp --data digits --weights runs/digits-mlp-float/checkpoint.safetensors
     """
     from bitwright.training import MODEL, RUN, PostTraining, post_training
 

@@ -22,8 +22,8 @@ from bitwright.nn import (
 
 SUPPORTED = (
     "Linear, Conv2d, BatchNorm1d, BatchNorm2d, additions, concatenations of channels, average and global "
-    "pools, ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, Flatten, Dropout, Identity, Shortcut, ZeroPad2d in front of a "
-    "Conv2d, a last argmax"
+    "pools, ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, Flatten, Dropout, Identity, Shortcut, ZeroPad2d in "
+    "front of a Conv2d, a last argmax"
 )
 
 

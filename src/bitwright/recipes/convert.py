@@ -380,7 +380,7 @@ def _adopt(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
 
 
 def plain_copy(module: nn.Module) -> nn.Module:
-    """The float module that a quantised one stands for, of the same Parameters and buffers; others as they are."""
+    """The float module of the same Parameters that a quantised one stands for; any other as it is."""
     if type(module) not in _PLAIN:
         return module
     kind = _PLAIN[type(module)]

@@ -22,7 +22,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Refined:
-    """One layer: mean squared error of its outputs over their variance, with each weight rounded to nearest, and now."""
+    """One layer: the squared error of its outputs over their variance.
+
+    Args:
+        layer: its name.
+        nearest: the error with each weight rounded to nearest (its bias corrected all the same).
+        refined: the error now.
+    """
 
     layer: str
     nearest: float
@@ -40,12 +46,12 @@ def refine(
     sweeps: int = SWEEPS,
     progress: Progress | None = None,
 ) -> list[Refined]:
-    """Round the weights of each layer together, and correct its bias, so that its outputs come closest to the float ones.
+    """Round the weights of each layer together, and correct its bias, so that its outputs come closest to float.
 
-    Call it after `quantize_` and `calibrate`, and before any training. Layers are taken in execution order; each sees
-    the inputs that the quantised network, refined so far, gives it, and aims at the outputs of the float network
-    (`quantize.least_squares` says how). Only stored weights change, which now lie on their grid, and biases (a norm's
-    running mean where the layer has no bias): scales stay, and lowering sees nothing new.
+    Call it after `quantize_` and `calibrate`, and before any training. Layers are taken in execution order;
+    each sees the inputs that the quantised network, refined so far, gives it, and aims at the outputs of the
+    float network (`quantize.least_squares` says how). Only stored weights change, which now lie on their grid,
+    and biases (a norm's running mean where the layer has none): scales stay, and lowering sees nothing new.
 
     Args:
         model: calibrated; its stored weights are those of the float network.
@@ -54,7 +60,8 @@ def refine(
         progress: is told (layers done, layers).
 
     Returns:
-        The layers that were refined: Linear and Conv2d without groups, whose weight has a format without blocks.
+        The layers that were refined: Linear, and Conv2d without groups, whose weight has a format without
+        blocks.
 
     Raises:
         InvalidValueError: the model is not quantised, or not calibrated; no batch came.

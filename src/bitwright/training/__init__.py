@@ -22,14 +22,14 @@ from bitwright.training.runs import AnySettings, load_run, read_run
 from bitwright.training.settings import DEFAULT_EPOCHS, Settings
 
 __all__ = [
-    "AnySettings",
     "CHECKPOINT",
     "DEFAULT_EPOCHS",
     "MODEL",
     "PICTURE",
-    "PostTraining",
     "RESULT",
     "RUN",
+    "AnySettings",
+    "PostTraining",
     "Settings",
     "Watcher",
     "batches",

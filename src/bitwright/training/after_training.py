@@ -22,9 +22,10 @@ from bitwright.lowering import lower, verify
 from bitwright.quantize import calibrate
 from bitwright.recipes import Recipe, Report, quantize_, recipe, refine
 from bitwright.recipes import names as recipe_names
-from bitwright.training.checkpoint import load_float_weights, save_checkpoint
+from bitwright.training.checkpoint import save_checkpoint
 from bitwright.training.loop import CHECKPOINT, MODEL, RESULT, RUN, batches, error_rate, write_json
 from bitwright.training.machine import machine
+from bitwright.training.weights import load_float_weights
 
 BATCH = 64
 """Examples at a time while calibrating and refining."""
@@ -81,7 +82,7 @@ class PostTraining:
         return recipe(self.recipe)
 
     def load(self, split: str, name: str | None = None) -> Dataset:
-        """A split of the data set (or of another), with the preprocessing that the weights were trained with."""
+        """A split of the data set (or of another), with the preprocessing of the weights."""
         found = data.load(name or self.data, split)
         return found if self.weights is not None else self._fitted(found)
 
@@ -208,7 +209,9 @@ def post_training(
     }
     if out is not None:
         network.save(out / MODEL)
-        save_checkpoint(out / CHECKPOINT, model, None, {"history": []})
+        # an optimiser that has not moved has no state
+        optimizer = settings.find_recipe().optimizer(model)
+        save_checkpoint(out / CHECKPOINT, model, optimizer, {"history": []})
         write_json(out / RUN, {"post_training": settings.to_json()})
         result["file_bytes"] = (out / MODEL).stat().st_size
         write_json(out / RESULT, result)

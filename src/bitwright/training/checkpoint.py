@@ -18,12 +18,11 @@ VERSION = 1
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, progress: dict[str, Any]
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
 ) -> None:
-    """Write model, optimiser state (if any) and `progress` (JSON values); whole or not at all."""
+    """Write model, optimiser state and `progress` (JSON values); whole or not at all."""
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
-    states = {} if optimizer is None else optimizer.state_dict()["state"]
-    for index, state in states.items():
+    for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{index}.{key}"] = value
@@ -47,7 +46,14 @@ def load_checkpoint(
     Raises:
         FileFormatError: missing, truncated, or of another model.
     """
-    header, tensors = _read(path)
+    if not path.is_file():
+        raise FileFormatError("a run to go on with has a checkpoint", got="none", where=path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("bitwright", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FileFormatError("a checkpoint is complete safetensors", got=error, where=path) from error
     if not isinstance(header, dict) or header.get("format") != "bitwright-checkpoint":
         raise FileFormatError("the file is a bitwright checkpoint", got=header, where=path)
     if header.get("version") != VERSION:
@@ -56,7 +62,16 @@ def load_checkpoint(
             got=header.get("version"),
             where=path,
         )
-    _load_state(path, model, {n: t for n, t in tensors.items() if n.startswith("model.")})
+    model_state = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    try:
+        model.load_state_dict(model_state)
+    except RuntimeError as error:
+        raise FileFormatError(
+            "the checkpoint fits the model",
+            got=error,
+            where=path,
+            fix="same recipe, model and width?",
+        ) from error
     if optimizer is not None:
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
@@ -72,39 +87,3 @@ def load_checkpoint(
     if not isinstance(progress, dict) or not isinstance(progress.get("history"), list):
         raise FileFormatError("a checkpoint holds the history of its run", got=progress, where=path)
     return progress
-
-
-def load_float_weights(path: Path, model: nn.Module) -> None:
-    """Fill a plain model from a run's checkpoint, or from any safetensors file of its state_dict.
-
-    Raises:
-        FileFormatError: missing, truncated, or of another model.
-    """
-    header, tensors = _read(path)
-    if isinstance(header, dict):  # ours: it may hold an optimiser's state and quantisers too
-        tensors = {n: t for n, t in tensors.items() if n.removeprefix("model.") in model.state_dict()}
-    _load_state(path, model, tensors)
-
-
-def _read(path: Path) -> tuple[Any, dict[str, torch.Tensor]]:
-    """What a file says of itself, and its tensors."""
-    if not path.is_file():
-        raise FileFormatError("a checkpoint is a file", got="none", where=path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("bitwright", "null"))
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise FileFormatError("a checkpoint is complete safetensors", got=error, where=path) from error
-
-
-def _load_state(path: Path, model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    try:
-        model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items()})
-    except RuntimeError as error:
-        raise FileFormatError(
-            "the checkpoint fits the model",
-            got=error,
-            where=path,
-            fix="same recipe, model and width?",
-        ) from error

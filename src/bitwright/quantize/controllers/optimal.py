@@ -37,8 +37,8 @@ class MinMSE(Controller):
     The first training batch, or a calibration with all of its batches, sets the scale; nothing moves it
     afterwards. Errors are sums, merged over batches and ranks.
 
-    With a zero point base is `MinMax`'s scale, and the zero point its own, both of the first batch: a candidate
-    shrinks or widens the range about 0. So a tensor without a negative number uses all codes for positive ones.
+    With a zero point base is `MinMax`'s scale, and the zero point its own, both of the first batch: a
+    candidate shrinks or widens the range about 0. Where nothing is negative, all codes serve the positive.
 
     Args:
         per: "tensor" or "channel".
