@@ -8,6 +8,7 @@ from bitwright.analysis.cost import (
     integer_operations,
     weight_bits,
 )
+from bitwright.analysis.float_layers import FloatTwin, float_twin
 
 __all__ = [
     "FloatTwin",

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bitwright.analysis.float_twin import FloatTwin, float_twin
+from bitwright.analysis.float_layers import FloatTwin, float_twin
 from bitwright.integer import Network
 
 Run = Callable[[], object]

@@ -6,8 +6,8 @@ b' = b + W mean(p) - W' mean(q) makes up for,
 
     E |y - y'|^2 = tr(W' H W'^T) - 2 tr(W C W'^T) + const        H = cov(q, q), C = cov(p, q)
 
-Rounding to nearest minimises |W - W'| instead. Here coordinates take turns: each weight goes to the grid point
-next to the minimum over it alone, which no other point of the grid beats,
+Rounding to nearest minimises |W - W'| instead. Here coordinates take turns: each weight goes to the grid
+point next to the minimum over it alone, which no other point of the grid beats,
 
     w'_k  <-  nearest(w'_k + (W C - W' H)_k / H_kk)
 

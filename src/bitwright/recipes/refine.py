@@ -46,12 +46,13 @@ def refine(
     sweeps: int = SWEEPS,
     progress: Progress | None = None,
 ) -> list[Refined]:
-    """Round the weights of each layer together, and correct its bias, so that its outputs come closest to float.
+    """Round the weights of each layer together, and correct its bias, so that outputs come closest to float.
 
     Call it after `quantize_` and `calibrate`, and before any training. Layers are taken in execution order;
     each sees the inputs that the quantised network, refined so far, gives it, and aims at the outputs of the
-    float network (`quantize.least_squares` says how). Only stored weights change, which now lie on their grid,
-    and biases (a norm's running mean where the layer has none): scales stay, and lowering sees nothing new.
+    float network (`quantize.least_squares` says how). Only stored weights change, which now lie on their
+    grid, and biases (a norm's running mean where the layer has none): scales stay, and lowering sees nothing
+    new.
 
     Args:
         model: calibrated; its stored weights are those of the float network.
