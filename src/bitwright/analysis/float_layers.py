@@ -66,8 +66,8 @@ class _Join(nn.Module):
 def float_twin(network: Network) -> FloatTwin:
     """The same layers in torch float32: products, batch norm, ReLU, adds, concats, pools.
 
-    A map that treats all channels alike only changes the grid, and a clip is part of its ReLU: float networks
-    have neither.
+    A map from codes to codes that treats all channels alike only changes the grid, one behind an average pool
+    only divides, and a clip is part of its ReLU: float networks have none of them.
 
     Raises:
         InvalidValueError: an operation has no float layer; the message names it.
@@ -100,7 +100,7 @@ def _layer(network: Network, operation: Operation) -> nn.Module:
     elif isinstance(operation, Concat):
         layer = _Join()
     elif isinstance(operation, Affine | Threshold | Output):
-        layer = _norm(operation, shape)
+        layer = _norm(network, operation, shape)
     else:
         raise InvalidValueError(
             "a float network to compare with is built of layers that torch has",
@@ -110,11 +110,21 @@ def _layer(network: Network, operation: Operation) -> nn.Module:
     return layer
 
 
-def _norm(operation: Affine | Threshold | Output, shape: tuple[int, ...]) -> nn.Module:
-    if isinstance(operation, Affine) and len(set(operation.multiplier)) == 1 and not operation.offset.any():
+def _norm(network: Network, operation: Affine | Threshold | Output, shape: tuple[int, ...]) -> nn.Module:
+    codes = network.types[operation.input].format is not None
+    pooled = any(isinstance(o, AvgPool) and o.name == operation.input for o in network.operations)
+    if (codes or pooled) and _alike(operation):
         return nn.Identity()
     norm = (nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d)(shape[0])
     return norm if isinstance(operation, Output) else nn.Sequential(norm, nn.ReLU())
+
+
+def _alike(operation: Affine | Threshold | Output) -> bool:
+    """Whether all channels are mapped alike, and nothing is added."""
+    if isinstance(operation, Threshold):
+        rows, directions = operation.thresholds, operation.direction
+        return bool((rows == rows[0]).all() and (directions == directions[0]).all())
+    return bool((operation.multiplier == operation.multiplier[0]).all()) and not operation.offset.any()
 
 
 def _convolution(operation: Conv) -> nn.Module:
