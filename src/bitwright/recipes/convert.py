@@ -382,7 +382,8 @@ def _adopt(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
 def _plain_copy(module: nn.Module) -> nn.Module:
     kind = _PLAIN[type(module)]
     plain = _adopt(module, kind)
-    plain.__dict__.pop("fold", None)
+    for name in ("fold", "integers"):
+        plain.__dict__.pop(name, None)
     if kind in _PLAIN:  # a join that is ours in the plain model too
         plain.slots = Slots({}, "")
         return plain
