@@ -67,7 +67,7 @@ class Lowered:
 def emit(graph: ModelGraph, input_shape: tuple[int, ...], meta: Mapping[str, Any]) -> Lowered:
     """The network of a checked model whose folds are linked, in eval mode."""
     emitter = _Emitter(graph, input_shape)
-    for node in graph.graph.nodes:
+    for node in graph.live:
         emitter.node(node)
     return Lowered(Network(emitter.operations, meta), emitter.slots, emitter.accumulator, emitter.pads)
 

@@ -17,7 +17,7 @@ class BatchNorm1d(nn.BatchNorm1d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
         """[N, C] or [N, C, L]."""
         folded = _folded(self.fold, input)
-        return super().forward(input) if folded is None else folded
+        return super().forward(_plain(self, input)) if folded is None else folded
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean, gamma / sqrt(var + eps) and beta: float64 [C] on the CPU."""
@@ -32,11 +32,17 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
         """[N, C, H, W]."""
         folded = _folded(self.fold, input)
-        return super().forward(input) if folded is None else folded
+        return super().forward(_plain(self, input)) if folded is None else folded
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean, gamma / sqrt(var + eps) and beta: float64 [C] on the CPU."""
         return _statistics(self)
+
+
+def _plain(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+    """Exact values on a grid, in float64, as torch's norm takes them: it then computes nothing of ours."""
+    mean = norm.running_mean
+    return x if mean is None or x.dtype != torch.float64 else x.to(mean.dtype)
 
 
 def _folded(fold: Fold | None, x: torch.Tensor) -> torch.Tensor | None:

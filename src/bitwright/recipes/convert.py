@@ -385,7 +385,8 @@ def plain_copy(module: nn.Module) -> nn.Module:
         return module
     kind = _PLAIN[type(module)]
     plain = _adopt(module, kind)
-    plain.__dict__.pop("fold", None)
+    for name in ("fold", "integers"):
+        plain.__dict__.pop(name, None)
     if kind in _PLAIN:  # a join that is ours in the plain model too
         plain.slots = Slots({}, "")
         return plain
