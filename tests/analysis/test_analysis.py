@@ -61,7 +61,8 @@ def test_float_twin_has_the_networks_products(name, shape):
     twin = analysis.float_twin(net)
     assert twin(torch.zeros(2, *shape)).shape == (2, 10)
     stored = [w.array.astype(np.float32) for w in net.weights().values()]
-    floats = [m.weight.detach().numpy() for m in twin if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
+    products = torch.nn.Linear | torch.nn.Conv2d
+    floats = [m.weight.detach().numpy() for m in twin.chain if isinstance(m, products)]
     assert all(np.array_equal(a, b) for a, b in zip(stored, floats, strict=True))
 
 
@@ -76,16 +77,26 @@ def test_timings_cover_every_batch_and_restore_threads():
     assert torch.get_num_threads() == before
 
 
-def test_a_float_twin_is_built_of_chains_only():
-    codes = bw.integer.Codes.pack(bw.Int(8), np.ones((2, 2), np.int64))
-    ones, zeros = np.ones(2, np.int64), np.zeros(2, np.int64)
-    branching = bw.integer.Network(
-        [
-            bw.integer.Input("input", "", (2,), bw.Int(8), 1.0),
-            bw.integer.Linear("a", "input", codes),
-            bw.integer.Linear("b", "input", codes),
-            bw.integer.Output("output", "b", ones, zeros, 0),
-        ]
+def test_a_float_twin_of_a_residual_network_branches_as_it_does():
+    torch.manual_seed(0)
+    model = models.build("resnet20", 4, (3, 8, 8), 10)
+    batch = torch.randn(4, 3, 8, 8)
+    bw.quantize_(model, "int4", verbose=False)
+    bw.calibrate(model, [batch])
+    net = bw.lower(model, batch)
+    twin = analysis.float_twin(net)
+    kinds = [type(m).__name__ for m in twin.modules()]
+    assert (kinds.count("Conv2d"), kinds.count("Shortcut"), kinds.count("_Sum")) == (19, 2, 9)
+    assert (kinds.count("BatchNorm2d"), kinds.count("BatchNorm1d")) == (19, 1)  # the output's is a bias
+    assert twin.chain is None
+    assert twin(batch).shape == (4, 10)
+    runtimes = {t.runtime for t in analysis.time_network(net, (1,), rounds=3)}
+    assert "torch float32" in runtimes
+
+
+def test_a_float_twin_names_what_torch_has_no_layer_for():
+    last = bw.integer.Network(
+        [bw.integer.Input("input", "", (2,), bw.Int(8), 1.0), bw.integer.Argmax("best", "input")]
     )
-    with pytest.raises(bw.errors.InvalidValueError, match=r"at b$"):
-        analysis.float_twin(branching)
+    with pytest.raises(bw.errors.InvalidValueError, match=r"argmax; at best$"):
+        analysis.float_twin(last)

@@ -134,8 +134,24 @@ HOSTILE = {
             [[1], 8, 8],
         ),
     ],
-    "divisor": [0, 0.0, -1.0, math.nan, math.inf, "8", None, True, [8], 1e-300, 1e300, 10**5000],
-    "offset": [math.nan, -math.inf, "x", None, False, 1e300, -(10**5000), {}],
+    "divisor": [
+        0,
+        0.0,
+        -1.0,
+        math.nan,
+        math.inf,
+        "8",
+        None,
+        True,
+        [],
+        [8, 8],
+        [0],
+        [[8]],
+        1e-300,
+        1e300,
+        10**5000,
+    ],
+    "offset": [math.nan, -math.inf, "x", None, False, 1e300, -(10**5000), {}, [math.nan]],
     "pixel_max": [0, -1, 256, 16.0, True, None, "16", 10**5000],
 }
 
@@ -166,3 +182,21 @@ def test_any_json_is_a_value_or_one_error(value: dict[str, Any]) -> None:
     except InvalidValueError:
         return
     assert Preprocessing.from_json(made.to_json()) == made
+
+
+def test_each_channel_has_its_own_pair() -> None:
+    value = Preprocessing((3, 16, 16), (255.0, 0.3, 7.0), (0.5, -1.0, 2.0))
+    pixels = np.resize(EVERY_BYTE, (2, 3, 16, 16))
+    for channel in range(3):
+        one = Preprocessing((1, 16, 16), value.divisor[channel], value.offset[channel])  # type: ignore[index]
+        part = np.ascontiguousarray(pixels[:, channel : channel + 1])
+        np.testing.assert_array_equal(value(pixels)[:, channel : channel + 1], one(part))
+    assert Preprocessing.from_json(json.loads(json.dumps(value.to_json()))) == value
+    mixed = Preprocessing((3, 16, 16), 2.0, (0.0, 1.0, 2.0))
+    np.testing.assert_array_equal(mixed(pixels)[:, 1], pixels[:, 1] / np.float32(2) + np.float32(1))
+
+
+@pytest.mark.parametrize("divisor", [(1.0,), (1.0, 2.0, 0.0), (1.0, 2.0, "3"), ()])
+def test_pairs_that_do_not_fit_the_channels_are_refused(divisor: Any) -> None:
+    with pytest.raises(InvalidValueError, match="divisor must be a number"):
+        Preprocessing((3, 8, 8), divisor, 0.0)

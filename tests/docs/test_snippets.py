@@ -27,13 +27,15 @@ def test_there_are_snippets():
     assert len(SNIPPETS) >= 4
 
 
-def test_recipe_snippet_of_the_docs_is_a_recipe(tmp_path):
+def test_recipe_snippets_of_the_docs_are_recipes(tmp_path):
     from bitwright.recipes import recipe
 
-    (toml,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/recipes.md").read_text(), re.S)
-    path = tmp_path / "mine.toml"
-    path.write_text(toml)
-    assert str(recipe(path).roles["weight"].format) == "int4"
+    snippets = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/recipes.md").read_text(), re.S)
+    assert len(snippets) == 2
+    for toml in snippets:
+        path = tmp_path / "mine.toml"
+        path.write_text(toml)
+        assert str(recipe(path).roles["weight"].format) == "int4"
 
 
 def test_links_between_pages_exist():

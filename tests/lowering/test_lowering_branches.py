@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from bitwright.nn import GlobalAvgPool, Shortcut
 from bitwright.quantize import quantizers
 from bitwright.recipes import LayerRule, Recipe
 from bitwright.recipes.recipe import parse_spec
+from bitwright.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def spec(text, **more):
@@ -94,8 +96,14 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("found", RECIPES)
-@pytest.mark.parametrize("model", MODELS)
+PAIRS = list(itertools.product(MODELS, RECIPES))
+DEFAULT = PAIRS[:: len(RECIPES) // 2]  # each model and each recipe; the others are slow
+
+
+@pytest.mark.parametrize(
+    ("model", "found"),
+    [pytest.param(*pair, marks=[] if pair in DEFAULT else pytest.mark.slow) for pair in PAIRS],
+)
 def test_branches_have_no_differing_codes(model, found):
     torch.manual_seed(1)
     built, x = prepared(MODELS[model](), RECIPES[found])
@@ -348,7 +356,7 @@ def test_what_is_refused_is_named(name):
         bw.lower(model, x)
 
 
-def test_copies_states_and_dequantised_models():
+def test_copies_states_and_dequantised_models(tmp_path):
     torch.manual_seed(0)
     plain = nn.Sequential(BasicBlock(3, 6, 2), nn.Flatten(), nn.Linear(96, 3))
     model, x = prepared(copy.deepcopy(plain), recipe("int8", "int4", Add="int8"))
@@ -363,6 +371,18 @@ def test_copies_states_and_dequantised_models():
     bw.quantize_(fresh, recipe("int8", "int4", Add="int8"), verbose=False)
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(model(x), fresh.eval()(x))
+
+    # DDP leaves every quantiser's buffers alone, by each of their names
+    ignored = set(model._ddp_params_and_buffers_to_ignore)
+    held = {name for name, _ in model.named_buffers(remove_duplicate=False) if ".slots." in name}
+    assert held
+    assert held <= ignored
+
+    save_checkpoint(tmp_path / "checkpoint", model, torch.optim.SGD(model.parameters()), {"history": []})
+    resumed = copy.deepcopy(plain)
+    bw.quantize_(resumed, recipe("int8", "int4", Add="int8"), verbose=False)
+    load_checkpoint(tmp_path / "checkpoint", resumed)
+    assert torch.equal(model(x), resumed.eval()(x))
 
     bw.dequantize_(twin)
     assert type(twin[0]) is BasicBlock

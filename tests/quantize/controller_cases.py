@@ -28,6 +28,7 @@ CASES = {
     "percentile-channel": (Percentile(95.0, "channel"), "int4"),
     "percentile-held": (Percentile(95.0, hold=True), "int4"),
     "min-mse": (MinMSE(octaves=3, per_octave=4), "int4"),
+    "min-mse-zero-point": (MinMSE(octaves=2, per_octave=4, zero_point=True), "uint4"),
     "min-mse-channel": (MinMSE("channel", power_of_two=True), "int4"),
     "sqnr": (SqnrOptimal(), "fixed6"),
     "sqnr-channel": (SqnrOptimal("laplacian", "channel", power_of_two=False), "int3"),

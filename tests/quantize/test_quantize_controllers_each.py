@@ -166,6 +166,30 @@ def test_min_mse_is_the_best_of_its_candidates_and_beats_max_abs(form, power_of_
     assert error(got) <= error(largest if not power_of_two else powers(largest)) * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("form", [UInt(4), Int(3), UInt(8)], ids=str)
+@pytest.mark.parametrize("shift", [0.0, 0.7, 10.0])
+def test_min_mse_with_a_zero_point_shrinks_the_range_about_0(form, shift):
+    x = random(2, 3000).pow(3) + shift
+    q = quantizer(form, MinMSE(octaves=3, per_octave=8, zero_point=True))
+    result = q(x)
+    whole = quantizer(form, MinMax())(x)
+    assert torch.equal(result.zero_point, whole.zero_point)
+    trials = [torch.tensor(whole.scale.item() * 2 ** (1 - j / 8), dtype=torch.float32) for j in range(33)]
+    zero = int(whole.zero_point)
+    errors = [
+        (form.quantize(x, scale=t, zero_point=zero).double() - x.double()).square().sum().item()
+        for t in trials
+    ]
+    assert result.scale.item() == pytest.approx(trials[int(np.argmin(errors))].item(), rel=1e-6)
+    assert torch.equal(result.value(), form.quantize(x, scale=result.scale, zero_point=zero))
+
+
+def test_min_mse_without_a_negative_number_uses_every_code():
+    result = quantizer(UInt(4), MinMSE(zero_point=True))(random(3, 5000).relu())
+    assert result.zero_point == 0
+    assert result.codes().unique().tolist() == list(range(16))
+
+
 def test_min_mse_of_a_calibration_sums_over_batches():
     from torch import nn
 
@@ -432,6 +456,9 @@ def test_zeros_drive_the_exponent_to_the_end_of_its_window_and_no_further():
         (lambda: Percentile("99"), "percent is a number"),
         (lambda: Percentile(math.nan), "percent is above 0"),
         (lambda: MinMSE(octaves=0), "octaves is at least 1"),
+        (lambda: MinMSE("channel", zero_point=True), "per tensor"),
+        (lambda: MinMSE(power_of_two=True, zero_point=True), "any scale"),
+        (lambda: QuantizerSpec(Fixed(8), MinMSE(zero_point=True)), "fixed8 has no zero point"),
         (lambda: MinMSE(per_octave=1.5), "per_octave is an int"),
         (lambda: OverflowRate(rate=-0.1), "rate is at least 0"),
         (lambda: OverflowRate(window=0), "window is at least 1"),

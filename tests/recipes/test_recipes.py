@@ -310,3 +310,28 @@ def test_an_operand_can_stay_in_float_beside_its_short_name():
     bw.quantize_(model, found, verbose=False)
     assert model[0].slots.of("dgrad.weight") is None
     assert str(model[0].slots.of("forward.weight").format) == "int8"
+
+
+def test_a_recipe_on_a_base_says_what_is_different(tmp_path):
+    path = tmp_path / "mine.toml"
+    changes = '[roles]\nweight = "int3"\n[layers.first]\nactivation = "float"\n'
+    path.write_text('name = "mine"\nbase = "w4a8"\n' + changes)
+    mine, base = recipe(path), recipe("w4a8")
+    assert (mine.name, mine.title) == ("mine", base.title)
+    assert str(mine.roles["weight"]) == "int3"
+    assert mine.roles["activation"] == base.roles["activation"]
+    first, below = (next(r for r in found.layers if r.key == "first") for found in (mine, base))
+    assert first.roles == {**below.roles, "activation": None}
+    assert mine.optimizer_rule == base.optimizer_rule
+    path.write_text('base = "mine"\n')
+    with pytest.raises(InvalidValueError, match=r"unknown recipe 'mine'.*base of"):
+        recipe(path)
+
+
+@pytest.mark.parametrize(("name", "weight", "activation"), [("int8", 8, 8), ("w4a8", 4, 8), ("int4", 4, 4)])
+def test_integer_recipes_keep_8_bits_at_both_ends(name, weight, activation):
+    found = recipe(name)
+    for position, bits in ((set(), (weight, activation)), ({"first"}, (8, 8)), ({"last"}, (8, 8))):
+        specs = found.specs("x", "Conv2d", frozenset(position))
+        assert (specs["weight"].format.bits, specs["activation"].format.bits) == bits
+    assert found.specs("x", "Add", frozenset())["activation"].format.bits == 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 import bitwright as bw
 from bitwright import models
 from bitwright.quantize import quantizers
+from bitwright.recipes import LayerRule
 
 # torch's own tracer and compiler use what torch warns of
 pytestmark = [
@@ -82,3 +84,41 @@ def test_every_quantiser_gives_the_same_codes_compiled(recipe, backend):
         x = torch.randn(64, 64)
         left = torch.compile(lambda q, t: q(t).levels, fullgraph=True, backend=backend)(quantizer, x)
         assert torch.equal(left, twin(x).levels)
+
+
+class Residual(torch.nn.Module):
+    """A functional sum, concat, pool and ReLU; the sum's inputs have 8 bits, the layers' 4."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.Conv2d(4, 4, 3, padding=1)
+        self.norm, self.fc = torch.nn.BatchNorm2d(4), torch.nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.a(x))
+        y = torch.relu(self.norm(self.b(x)) + x)
+        z = torch.cat([x, torch.nn.functional.avg_pool2d(y, 3, 1, 1)], 1)
+        return self.fc(z.mean((2, 3)))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_branches_compile_without_a_graph_break(backend):
+    torch.manual_seed(0)
+    model, x = Residual(), torch.randn(8, 2, 6, 6)
+    recipe = bw.recipe("float", weight={"format": "int8", **MOVING}, activation={"format": "int4", **MOVING})
+    wide = bw.recipe("float", activation={"format": "int8", **MOVING}).roles
+    recipe = dataclasses.replace(recipe, layers=(LayerRule("Add", wide),))
+    bw.quantize_(model, recipe, verbose=False)
+    model(x).sum().backward()
+    model.zero_grad()
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    ours, plain = codes_of_a_step(model, compiled, x), codes_of_a_step(twin, twin, x)
+    if backend != "inductor":
+        assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+    model.load_state_dict(twin.state_dict())
+    assert model.b.slots.primaries
+    model.eval(), twin.eval()
+    with torch.no_grad():
+        assert torch.equal(compiled(x), twin(x))
+        assert bw.verify(twin, bw.lower(twin, x), [x]).differing == 0

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from bitwright.errors import InvalidValueError
-from bitwright.integer import Conv, Linear, MaxPool, Network, Output, Reshape
+from bitwright.analysis.float_layers import FloatTwin, float_twin
+from bitwright.integer import Network
 
 Run = Callable[[], object]
 WARM_SECONDS = 0.005
@@ -46,6 +46,8 @@ def time_network(
 ) -> list[Timing]:
     """Time `network` beside torch float32 and, where installed, ONNX Runtime float32.
 
+    ONNX Runtime takes part where the network is a chain.
+
     Every round runs each contender in turn, so that a change of the machine's speed meets all of
     them alike. Each first runs untimed for 5 ms, since its neighbour has just filled the caches with
     its own weights, and is then timed once. The float networks have the same layers with float32
@@ -72,9 +74,6 @@ def time_network(
     return timings
 
 
-_CHAIN = ("input", "linear", "conv", "affine", "threshold", "clip", "max_pool", "reshape", "output")
-
-
 def _warm_up(run: Run) -> None:
     """Call `run` for `WARM_SECONDS`, at least once."""
     began = time.perf_counter()
@@ -83,58 +82,7 @@ def _warm_up(run: Run) -> None:
         run()
 
 
-def float_twin(network: Network) -> nn.Module:
-    """The same layers in torch float32: products, batch norm, ReLU, pools.
-
-    Raises:
-        InvalidValueError: the network is no plain chain of these; the message names the operation.
-    """
-    layers: list[nn.Module] = []
-    last = ""
-    for operation in network.operations:
-        shape = network.types[operation.name].shape
-        plain = operation.kind in _CHAIN and (operation.input == last or not last)
-        if isinstance(operation, Conv):
-            plain = plain and operation.rank == 2 and all(a == b for a, b in operation.pads)
-        if not plain:
-            raise InvalidValueError(
-                "a float network to compare with is built of a chain of layers",
-                got=operation.kind,
-                where=operation.name,
-            )
-        last = operation.name
-        if isinstance(operation, Linear | Conv):
-            weight = torch.from_numpy(operation.weight.array.astype(np.float32))
-            out, taken = weight.shape[:2]
-            if isinstance(operation, Linear):
-                layers.append(nn.Linear(taken, out, bias=False))
-            else:
-                (top, _), (left, _) = operation.pads
-                layers.append(
-                    nn.Conv2d(
-                        taken * operation.groups,
-                        out,
-                        (weight.shape[2], weight.shape[3]),
-                        (operation.stride[0], operation.stride[1]),
-                        (top, left),
-                        (operation.dilations[0], operation.dilations[1]),
-                        operation.groups,
-                        bias=False,
-                    )
-                )
-            layers[-1].load_state_dict({"weight": weight})
-        elif isinstance(operation, MaxPool):
-            layers.append(nn.MaxPool2d(operation.kernel, operation.stride, operation.padding))
-        elif isinstance(operation, Reshape):
-            layers.append(nn.Flatten() if len(shape) == 1 else nn.Unflatten(1, shape))
-        elif hasattr(operation, "multiplier") or operation.kind == "threshold":
-            layers.append((nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d)(shape[0]))
-            if not isinstance(operation, Output):
-                layers.append(nn.ReLU())
-    return nn.Sequential(*layers).eval()
-
-
-def _contenders(network: Network, twin: nn.Module, x: np.ndarray, threads: int) -> dict[str, Run]:
+def _contenders(network: Network, twin: FloatTwin, x: np.ndarray, threads: int) -> dict[str, Run]:
     tensor = torch.from_numpy(x)
 
     def run_torch() -> object:
@@ -147,8 +95,11 @@ def _contenders(network: Network, twin: nn.Module, x: np.ndarray, threads: int) 
         else "bitwright interpreter": lambda: network(x, threads=threads),
         "torch float32": run_torch,
     }
-    if all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime")):
-        session = _onnx_session(twin, x.shape[1:], threads)
+    chain = twin.chain
+    if chain is not None and any(type(layer) not in _ONNX_KINDS for layer in chain):
+        chain = None
+    if chain is not None and all(importlib.util.find_spec(p) for p in ("onnx", "onnxruntime")):
+        session = _onnx_session(chain, x.shape[1:], threads)
         contenders["ONNX Runtime float32"] = lambda: session.run(None, {"x": x})
     return contenders
 

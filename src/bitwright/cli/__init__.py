@@ -16,6 +16,7 @@ from bitwright.errors import BitwrightError, unknown_name
 _VERBS = {
     "demo": "Train, lower, verify and time a small network: the whole journey.",
     "train": "Train a network with a recipe; resumable.",
+    "quantize": "Make an integer network of a trained float one, without training.",
     "verify": "Prove that a model file computes the same codes as its training emulation.",
     "run": "Classify images or .npy arrays with a model file.",
     "export": "Write a model file as C source; measure it on a microcontroller.",

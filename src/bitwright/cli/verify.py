@@ -46,14 +46,13 @@ def command(
     slot, the last accumulators, and the float output bit for bit. Any difference ends with exit
     code 1.
     """
-    from bitwright import data as data_room
     from bitwright.integer import load
-    from bitwright.training import RUN, Settings, load_run, machine, write_json
+    from bitwright.training import load_run, machine, read_run, write_json
 
     set_threads(threads)
     network = load(model, check=not no_check)
-    settings = Settings.read(run_folder(model) / RUN)
-    test = data_room.load(data_name or settings.data, "test")
+    settings = read_run(run_folder(model))
+    test = settings.load("test", data_name)
     emulated, _ = load_run(run_folder(model), test)
     total = min(examples or len(test), len(test))
     results = verify_everywhere(emulated, network, test.subset(total), min(slow_examples, total))

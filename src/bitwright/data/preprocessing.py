@@ -20,7 +20,7 @@ _KEYS = ("shape", "divisor", "offset", "pixel_max")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The rule `x = float32(pixel) / float32(divisor) + float32(offset)`, the same or its own in each channel.
+    """The rule `x = float32(pixel) / float32(divisor) + float32(offset)`, with one pair or one a channel.
 
     Two IEEE 754 float32 operations, each rounded to nearest even, in this order: a division, then
     an addition. Never a multiplication by the reciprocal and never fused, so every machine gets the

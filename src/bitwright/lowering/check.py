@@ -8,12 +8,14 @@ from bitwright.errors import InvalidValueError
 from bitwright.formats import Binary, Overflow, Rounding
 from bitwright.nn import (
     Accumulators,
+    Add,
     ComputeLayer,
     Conv2d,
     Fold,
     Join,
     ModelGraph,
     Norm,
+    Pool,
     Shortcut,
     Source,
     eval_rounding,
@@ -50,7 +52,7 @@ def _source_problem(graph: ModelGraph, source: Source) -> str | None:
     module = graph.module(source.node)
     if isinstance(module, ComputeLayer) and (problem := Fold(Accumulators(module), None, None).problem):
         return problem
-    fold = module.fold if isinstance(module, ComputeLayer | Join | Norm) else None
+    fold = module.fold if isinstance(module, ComputeLayer | Add | Pool | Norm) else None
     if fold is not None and fold.problem is not None:
         return fold.problem
     if source.problem is not None:
@@ -82,6 +84,9 @@ def _node_problem(graph: ModelGraph, node: fx.Node) -> str | None:
     if node.op in ("placeholder", "output") or is_argmax(node):
         return None
     module = graph.module(node)
+    if node not in graph.live and module is not None:
+        in_place = getattr(module, "inplace", False)
+        return f"{node.target} works in place, and nothing takes its result" if in_place else None
     if isinstance(module, nn.MaxPool1d | nn.MaxPool2d):
         if module.dilation not in (1, (1,), (1, 1)) or module.ceil_mode or module.return_indices:
             return f"{node.target}: max-pools with dilation, ceil_mode or indices are not supported"

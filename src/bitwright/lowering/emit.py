@@ -54,19 +54,22 @@ class Lowered:
         network: the integer network.
         slots: (layer, operand) -> tensor that its consumer takes.
         accumulator: (layer, tensor) of the last accumulator; None where several numbers leave the model.
+        pads: layer -> (left, right, top, bottom), zeros that a module pads in front of its slot, and the
+            network in its convolution.
     """
 
     network: Network
     slots: Mapping[tuple[str, str], str]
     accumulator: tuple[str, str] | None
+    pads: Mapping[str, tuple[int, ...]]
 
 
 def emit(graph: ModelGraph, input_shape: tuple[int, ...], meta: Mapping[str, Any]) -> Lowered:
     """The network of a checked model whose folds are linked, in eval mode."""
     emitter = _Emitter(graph, input_shape)
-    for node in graph.graph.nodes:
+    for node in graph.live:
         emitter.node(node)
-    return Lowered(Network(emitter.operations, meta), emitter.slots, emitter.accumulator)
+    return Lowered(Network(emitter.operations, meta), emitter.slots, emitter.accumulator, emitter.pads)
 
 
 @dataclass
@@ -78,6 +81,7 @@ class _Emitter:
     held: dict[fx.Node, str] = field(default_factory=dict)
     """Node -> the tensor that holds its integers: levels of its source's primary, or raw numbers."""
     slots: dict[tuple[str, str], str] = field(default_factory=dict)
+    pads: dict[str, tuple[int, ...]] = field(default_factory=dict)
     requantized: dict[tuple[str, Quantizer], str] = field(default_factory=dict)
     leaving: tuple[Affine, str] | None = None
     """What maps the numbers that leave the model to values, and its layer's name."""
@@ -185,10 +189,13 @@ class _Emitter:
     def _product(self, node: fx.Node, layer: ComputeLayer) -> str:
         (source,) = self._operands(node, layer)
         weight, name, geometry = stored_weight(layer), self._name(node), layer.geometry
+        before = self.graph.module(node.all_input_nodes[0])
+        if isinstance(before, nn.ZeroPad2d):
+            self.pads[layer.slots.layer] = before.padding
         if isinstance(geometry, LinearGeometry):
             made = self._append(integer.Linear(name, source, weight))
         elif isinstance(geometry, ConvGeometry):
-            slides = _window(geometry, self.graph.module(node.all_input_nodes[0]))
+            slides = _window(geometry, self.pads.get(layer.slots.layer))
             made = self._append(integer.Conv(name, source, weight, *slides))
         else:
             what, more = _window(geometry.conv), geometry.output_padding
@@ -394,12 +401,12 @@ def _zero_point(quantizer: Quantizer) -> int:
 
 
 def _window(
-    conv: ConvGeometry, before: nn.Module | None = None
+    conv: ConvGeometry, zeros: tuple[int, ...] | None = None
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
-    """Stride, padding, dilation and groups of an integer convolution, which takes in zeros padded in front."""
+    """Stride, padding, dilation and groups of an integer convolution, with what a module in front pads."""
     padding = conv.padding
-    if isinstance(before, nn.ZeroPad2d):
-        left, right, top, bottom = before.padding
+    if zeros is not None:
+        left, right, top, bottom = zeros
         own = padding if len(padding) == 4 else (padding[0], padding[0], padding[1], padding[1])
         padding = (own[0] + top, own[1] + bottom, own[2] + left, own[3] + right)
     return conv.stride, padding, conv.steps, conv.groups

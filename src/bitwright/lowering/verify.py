@@ -104,6 +104,9 @@ def verify(
             start = result.examples
             for (layer, operand), name in expected.slots.items():
                 made = _made(network, tensors, name)
+                if layer in expected.pads:
+                    left, right, top, bottom = expected.pads[layer]
+                    made = np.pad(made, ((0, 0), (0, 0), (top, bottom), (left, right)))
                 _compare(result, _shown(layer, operand), made, seen[layer, operand], start)
             if expected.accumulator is not None:
                 layer, name = expected.accumulator

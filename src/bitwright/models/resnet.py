@@ -38,7 +38,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A convolution, three stages of n blocks with W, 2W and 4W channels, the mean of each channel, classes."""
+    """A convolution, three stages of n blocks with W, 2W and 4W channels, a global pool, classes."""
 
     def __init__(self, blocks: int, width: int, channels: int, classes: int) -> None:
         super().__init__()

@@ -130,6 +130,7 @@ class ModelGraph:
         called = [m for node in self.graph.nodes if (m := self.module(node)) is not None]
         # one module may be reached by several names, and be called several times
         self._repeated = {module for module, count in Counter(called).items() if count > 1}
+        self.live = _live(self.graph)
         self.readers: dict[fx.Node, list[Reader]] = {}
         for node in self.graph.nodes:
             if not self.is_transparent(node):
@@ -263,6 +264,15 @@ class ModelGraph:
         return None
 
 
+def _live(graph: fx.Graph) -> list[fx.Node]:
+    """The inputs and what the output depends on, in execution order."""
+    wanted: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op in ("output", "placeholder") or node in wanted:
+            wanted.update((node, *node.all_input_nodes))
+    return [node for node in graph.nodes if node in wanted]
+
+
 def _tensors(node: fx.Node) -> list[fx.Node]:
     """The nodes among a node's arguments, in order; one may come twice."""
     found: list[fx.Node] = []
@@ -318,7 +328,9 @@ def link_folds(model: nn.Module) -> ModelGraph:
     """Give every source its `Fold`, and every slot that reads another quantiser's codes that quantiser."""
     graph = ModelGraph(model)
     for found in model.modules():
-        if isinstance(found, ComputeLayer | Join | Norm):
+        if isinstance(found, Concat):
+            found.integers = False
+        elif isinstance(found, ComputeLayer | Join | Norm):
             found.fold = None
         if isinstance(found, Slots):
             found.primaries = {}
@@ -333,6 +345,9 @@ def link_folds(model: nn.Module) -> ModelGraph:
         if primary is None or not rounded or not primary.format.integral:
             continue
         codes.add(node)
+        made = graph.module(node)
+        if isinstance(made, Concat):
+            made.integers = True
         for reader in source.readers:
             module, quantizer = graph.module(reader.node), graph.quantizer(reader)
             if quantizer is not None and quantizer is not primary and quantizer.format.integral:

@@ -47,7 +47,8 @@ class Concat(nn.Module):
     """torch.cat(tensors, 1), with one activation slot for all inputs: codes of one quantiser result."""
 
     slots: Slots
-    fold: Fold | None = None
+    integers = False
+    """Whether all readers take codes: the result is then, in eval, exact values on the quantiser's grid."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class Concat(nn.Module):
         """[N, C_i, ...] each -> [N, sum of C_i, ...]."""
         parts = [self.slots(f"{index}.activation", x) for index, x in enumerate(tensors)]
         quantizer = self.slots.of("activation")
-        if quantizer is None or self.training or not quantizer.format.integral:
+        if quantizer is None or self.training or not self.integers or quantizer.calibrating:
             return torch.cat([part.value() for part in parts], 1)
         return torch.cat([grid_values(part.levels, quantizer) for part in parts], 1)
 

@@ -21,7 +21,7 @@ class BatchNorm1d(nn.BatchNorm1d):
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         """What the norm does where nothing is folded: torch's own, and other norms' place to differ."""
-        return super().forward(x)
+        return super().forward(_plain(self, x))
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean, gamma / sqrt(var + eps) and beta: float64 [C] on the CPU."""
@@ -40,11 +40,17 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         """What the norm does where nothing is folded: torch's own, and other norms' place to differ."""
-        return super().forward(x)
+        return super().forward(_plain(self, x))
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean, gamma / sqrt(var + eps) and beta: float64 [C] on the CPU."""
         return _statistics(self)
+
+
+def _plain(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+    """Exact values on a grid, in float64, as torch's norm takes them: it then computes nothing of ours."""
+    mean = norm.running_mean
+    return x if mean is None or x.dtype != torch.float64 else x.to(mean.dtype)
 
 
 def _folded(fold: Fold | None, x: torch.Tensor) -> torch.Tensor | None:

@@ -1,18 +1,19 @@
 """Weights rounded together: the grid point whose products come closest to those of the float weight.
 
-A layer's outputs are y = W p + b in the float network, and W' q + b' in the quantised one, whose inputs q differ from p.
-Over N calibration columns (p, q), with the means taken out, which the bias b' = b + W mean(p) - W' mean(q) makes up for,
+A layer's outputs are y = W p + b in the float network, and W' q + b' in the quantised one, whose inputs q
+differ from p. Over N calibration columns (p, q), with the means taken out, which the bias
+b' = b + W mean(p) - W' mean(q) makes up for,
 
     E |y - y'|^2 = tr(W' H W'^T) - 2 tr(W C W'^T) + const        H = cov(q, q), C = cov(p, q)
 
-Rounding to nearest minimises |W - W'| instead. Here coordinates take turns: each weight goes to the grid point next to the
-minimum over it alone, which no other point of the grid beats,
+Rounding to nearest minimises |W - W'| instead. Here coordinates take turns: each weight goes to the grid
+point next to the minimum over it alone, which no other point of the grid beats,
 
     w'_k  <-  nearest(w'_k + (W C - W' H)_k / H_kk)
 
-in the order of falling H_kk, from the float weight on, so that the first round feeds each column's error to those behind it
-(the idea of GPTQ, Frantar et al. 2022, arXiv 2210.17323), and later rounds repair the early ones (QuantEase, Behdin et al. 2023,
-arXiv 2309.01885). It needs no labels, no gradient and no step size.
+in the order of falling H_kk, from the float weight on, so that the first round feeds each column's error to
+those behind it (the idea of GPTQ, Frantar et al. 2022, arXiv 2210.17323), and later rounds repair the early
+ones (QuantEase, Behdin et al. 2023, arXiv 2309.01885). It needs no labels, no gradient and no step size.
 """
 
 from __future__ import annotations
@@ -91,7 +92,13 @@ class Moments:
 
 
 def round_together(moments: Moments, nearest: Nearest, sweeps: int = SWEEPS) -> torch.Tensor:
-    """W' [O, K] in float64: every column on the grid, no output worse than with each weight rounded to nearest."""
+    """W' [O, K] in float64, on the grid, with no output worse than with each weight rounded to nearest.
+
+    Args:
+        moments: of the inputs that calibration saw.
+        nearest: the grid, column by column.
+        sweeps: rounds over all columns, at most.
+    """
     weight, hessian = moments.weight, moments.hessian
     plain = torch.stack([nearest(column) for column in weight.unbind(1)], 1)
     diagonal = hessian.diagonal().tolist()

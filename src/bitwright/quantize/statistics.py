@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 
 import torch
 
-from bitwright.formats import Format, Overflow, Rounding, operators, twin
+from bitwright.formats import Format, Overflow, operators, twin
 
 SUB_BITS = 5
 """Bins per octave of the histogram are 2^SUB_BITS: a bin's edges differ by at most 1/32."""
@@ -19,6 +19,7 @@ OCTAVES = range(-64, 32)
 BINS = len(OCTAVES) << SUB_BITS
 _SHIFT = 23 - SUB_BITS
 _FIRST_BIN = OCTAVES[0] + 127 << SUB_BITS
+_PART = 1 << 15
 _NOT_FINITE = (255 << SUB_BITS) - _FIRST_BIN
 
 
@@ -188,12 +189,20 @@ class _Pass:
         return bins.view(BINS + 1, *kept)[:BINS]
 
     def errors(self, form: Format, candidates: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
-        x = self.finite
+        # a cache's share at a time: the candidates then read the tensor from memory once
+        whole = self.axes is not None or self.finite.dim() == 0
+        parts = [self.finite] if whole else torch.split(self.finite.flatten(), _PART)
+        totals = [self._errors(form, x, candidates, zero_point) for x in parts]
+        return torch.stack(totals).sum(0)
+
+    def _errors(
+        self, form: Format, x: torch.Tensor, candidates: torch.Tensor, zero_point: torch.Tensor | None
+    ) -> torch.Tensor:
+        exact = x.double()
         sums = []
         for scale in candidates.unbind():
-            rounding, overflow = Rounding.NEAREST_EVEN, Overflow.SATURATE
-            number = twin.numbers(form, x, scale, rounding, overflow, zero_point=zero_point)
-            sums.append(self.sum((number.double() * scale - x).square()))
+            number, *_ = operators.quantize(form, x, scale, zero_point=zero_point, scaled=False)
+            sums.append(self.sum((number.double() * scale - exact).square_()))
         return torch.stack(sums)
 
 

@@ -1,6 +1,6 @@
 """recipes: one data file per paper, and the code that applies it to a model."""
 
-from bitwright.recipes.convert import dequantize_, is_quantised, layer_specs, quantize_
+from bitwright.recipes.convert import dequantize_, is_quantised, layer_specs, plain_copy, quantize_
 from bitwright.recipes.recipe import (
     ROLES,
     LayerRule,
@@ -27,6 +27,7 @@ __all__ = [
     "layer_specs",
     "names",
     "parse_spec",
+    "plain_copy",
     "quantize_",
     "recipe",
     "refine",

@@ -400,12 +400,12 @@ def _adopt(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
 
 
 def plain_copy(module: nn.Module) -> nn.Module:
-    """The float module that a quantised one stands for, of the same Parameters and buffers; others as they are."""
+    """The float module of the same Parameters that a quantised one stands for; any other as it is."""
     if type(module) not in _PLAIN:
         return module
     kind = _PLAIN[type(module)]
     plain = _adopt(module, kind)
-    for attribute in ("fold", "normalised"):
+    for attribute in ("fold", "integers", "normalised"):
         plain.__dict__.pop(attribute, None)
     if isinstance(module, IntegerNorm):
         plain.__dict__["_buffers"] = module.plain_buffers()

@@ -22,7 +22,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Refined:
-    """One layer: mean squared error of its outputs over their variance, with each weight rounded to nearest, and now."""
+    """One layer: the squared error of its outputs over their variance.
+
+    Args:
+        layer: its name.
+        nearest: the error with each weight rounded to nearest (its bias corrected all the same).
+        refined: the error now.
+    """
 
     layer: str
     nearest: float
@@ -40,12 +46,13 @@ def refine(
     sweeps: int = SWEEPS,
     progress: Progress | None = None,
 ) -> list[Refined]:
-    """Round the weights of each layer together, and correct its bias, so that its outputs come closest to the float ones.
+    """Round the weights of each layer together, and correct its bias, so that outputs come closest to float.
 
-    Call it after `quantize_` and `calibrate`, and before any training. Layers are taken in execution order; each sees
-    the inputs that the quantised network, refined so far, gives it, and aims at the outputs of the float network
-    (`quantize.least_squares` says how). Only stored weights change, which now lie on their grid, and biases (a norm's
-    running mean where the layer has no bias): scales stay, and lowering sees nothing new.
+    Call it after `quantize_` and `calibrate`, and before any training. Layers are taken in execution order;
+    each sees the inputs that the quantised network, refined so far, gives it, and aims at the outputs of the
+    float network (`quantize.least_squares` says how). Only stored weights change, which now lie on their
+    grid, and biases (a norm's running mean where the layer has none): scales stay, and lowering sees nothing
+    new.
 
     Args:
         model: calibrated; its stored weights are those of the float network.
@@ -54,7 +61,8 @@ def refine(
         progress: is told (layers done, layers).
 
     Returns:
-        The layers that were refined: Linear and Conv2d without groups, whose weight has a format without blocks.
+        The layers that were refined: Linear, and Conv2d without groups, whose weight has a format without
+        blocks.
 
     Raises:
         InvalidValueError: the model is not quantised, or not calibrated; no batch came.
@@ -157,10 +165,11 @@ _COLUMNS = 1 << 16
 def _columns(layer: Any, x: torch.Tensor) -> Iterable[torch.Tensor]:
     """What the rows of the weight are multiplied with: [K, N] at a time."""
     if isinstance(layer, nn.Linear):
-        yield from x.reshape(-1, x.shape[-1]).T.split(_COLUMNS, 1)
+        yield from torch.split(x.reshape(-1, x.shape[-1]).T, _COLUMNS, 1)
         return
-    geometry = layer.geometry
-    pads = geometry.padding
-    for part in x.split(max(1, _COLUMNS // x[0, 0].numel())):
-        patches = F.unfold(part, layer.kernel_size, geometry.dilation, pads, geometry.stride)
+    pads, stride = layer.geometry.padding, layer.geometry.stride
+    if len(pads) == 4:  # before and after, of each axis
+        x, pads = F.pad(x, (pads[2], pads[3], pads[0], pads[1])), (0, 0)
+    for part in torch.split(x, max(1, _COLUMNS // x[0, 0].numel())):
+        patches = F.unfold(part, layer.kernel_size, layer.dilation, pads, stride)
         yield patches.transpose(0, 1).flatten(1)

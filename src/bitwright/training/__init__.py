@@ -1,5 +1,6 @@
 """training: a loop that trains what the papers train, and resumes bit for bit."""
 
+from bitwright.training.after_training import PostTraining, post_training
 from bitwright.training.allocator import tune_allocator
 from bitwright.training.checkpoint import load_checkpoint, save_checkpoint
 from bitwright.training.finish import finish
@@ -13,7 +14,6 @@ from bitwright.training.loop import (
     Watcher,
     batches,
     error_rate,
-    load_run,
     train,
     write_json,
 )
@@ -21,6 +21,7 @@ from bitwright.training.losses import loss, squared_hinge
 from bitwright.training.machine import machine
 from bitwright.training.monitor import MONITOR, Monitor, Reading, read_monitor
 from bitwright.training.relax import relax_
+from bitwright.training.runs import AnySettings, load_run, read_run
 from bitwright.training.settings import DEFAULT_EPOCHS, Settings
 
 __all__ = [
@@ -31,8 +32,10 @@ __all__ = [
     "PICTURE",
     "RESULT",
     "RUN",
+    "AnySettings",
     "DivergedError",
     "Monitor",
+    "PostTraining",
     "Reading",
     "Settings",
     "Watcher",
@@ -43,7 +46,9 @@ __all__ = [
     "load_run",
     "loss",
     "machine",
+    "post_training",
     "read_monitor",
+    "read_run",
     "relax_",
     "save_checkpoint",
     "squared_hinge",

@@ -197,14 +197,6 @@ def error_rate(model: nn.Module, dataset: Dataset) -> float:
     return float((answers != torch.from_numpy(dataset.labels)).double().mean()) * 100
 
 
-def load_run(out: Path, dataset: Dataset) -> tuple[nn.Module, Settings]:
-    """The model of a run folder as its last checkpoint left it, in eval mode, and its settings."""
-    settings = Settings.read(out / RUN)
-    model, _ = settings.build(dataset)
-    load_checkpoint(out / CHECKPOINT, model)
-    return model.eval(), settings
-
-
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a result or settings file, whole or not at all."""
     write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())

@@ -75,6 +75,10 @@ class Settings:
         if not 0 <= self.seed < 1 << 32:
             raise InvalidValueError("a seed lies in 0 to 2^32 - 1", got=self.seed)
 
+    def load(self, split: str, name: str | None = None) -> Dataset:
+        """A split of the run's data set, or of another."""
+        return data.load(name or self.data, split)
+
     def find_recipe(self) -> Recipe:
         """The recipe itself."""
         return recipe(self.recipe, **self.roles)

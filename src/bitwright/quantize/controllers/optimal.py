@@ -37,8 +37,8 @@ class MinMSE(Controller):
     The first training batch, or a calibration with all of its batches, sets the scale; nothing moves it
     afterwards. Errors are sums, merged over batches and ranks.
 
-    With a zero point base is `MinMax`'s scale, and the zero point its own, both of the first batch: a candidate
-    shrinks or widens the range about 0. So a tensor without a negative number uses all codes for positive ones.
+    With a zero point base is `MinMax`'s scale, and the zero point its own, both of the first batch: a
+    candidate shrinks or widens the range about 0. Where nothing is negative, all codes serve the positive.
 
     Args:
         per: "tensor" or "channel".
@@ -98,8 +98,8 @@ class MinMSE(Controller):
         factors = torch.exp2(1 - down.double() / each).view(-1, *[1] * base.dim())
         kept["choices"] = legal(base * factors, form, self.power_of_two)
         wants = [Statistic.ERRORS]
-        errors = merge(measure(x, form, None, kept.get("zero_point"), wants, channel_axis, kept["choices"]))
-        return {**kept, **self.initial({**kept, "errors": errors[Statistic.ERRORS]}, form)}
+        taken = merge(measure(x, form, None, kept.get("zero_point"), wants, channel_axis, kept["choices"]))
+        return kept | self.initial(kept | {"errors": taken[Statistic.ERRORS]}, form)
 
     def initial(self, measured: State, form: Format) -> State:
         choices, errors = measured["choices"], measured["errors"]
@@ -111,7 +111,7 @@ class MinMSE(Controller):
         return {"scale": torch.where(zeros, legal(torch.ones_like(scale), form, False), scale)}
 
     def settle(self, state: State, form: Format) -> State:
-        kept = {name: state[name] for name in ("choices", "zero_point") if name in state}
+        kept: State = {name: state[name] for name in ("choices", "zero_point") if name in state}
         return {**kept, **self.initial(state, form)}
 
     def __str__(self) -> str:
