@@ -9,7 +9,6 @@ import torch
 from torch import fx, nn
 
 from bitwright.errors import InvalidTypeError, InvalidValueError
-from bitwright.formats import Binary, Ternary
 from bitwright.nn import (
     OPERANDS,
     TRANSPARENT,
@@ -57,6 +56,7 @@ from bitwright.optim import STEP_BUFFER
 from bitwright.quantize import QuantizerSpec, quantizers, state_names, tick
 from bitwright.recipes.recipe import OPTIMIZER_ROLES, Recipe
 from bitwright.recipes.recipe import recipe as find_recipe
+from bitwright.recipes.replacements import replacements
 from bitwright.recipes.report import Report, Row, Skipped
 
 _TWINS: dict[type[nn.Module], type[nn.Module]] = {
@@ -81,12 +81,6 @@ _NORMS: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
 }
 """A recipe's norm -> what it puts in place of the usual twins."""
 _PLAIN = {twin: plain for twins in (_TWINS, *_NORMS.values()) for plain, twin in twins.items()}
-_REPLACEMENTS = {"Hardtanh": nn.Hardtanh}
-
-
-def _is_relu(module: nn.Module | None) -> bool:
-    """Whether nothing negative leaves the module (ReLU6 is a Hardtanh)."""
-    return isinstance(module, nn.ReLU) or (isinstance(module, nn.Hardtanh) and module.min_val >= 0)
 
 
 def quantize_(model: nn.Module, recipe: str | Recipe, *, seed: int = 0, verbose: bool = True) -> Report:
@@ -216,7 +210,8 @@ class _Conversion:
                 swaps[module] = twin
         if not any(_is_compute(m) for m in swaps):
             raise self.nothing_found()
-        swaps |= self.replacements(graph, specs, report)
+        instead, report.replaced = replacements(model, graph, specs, recipe)
+        swaps |= instead
         _swap(model, swaps)
         _install_step(model)
         if graph is not None:
@@ -313,65 +308,6 @@ class _Conversion:
             error = {role: spec for role, spec in operands.items() if role in ("error", "dgrad.error")}
             twin.begin(check_normalised(rule.format), Slots(error, name, self.seed))
             report.rows += [Row(f"{name}:{role}", role, str(spec)) for role, spec in error.items()]
-
-    def replacements(
-        self,
-        graph: fx.Graph | None,
-        specs: dict[str, dict[str, QuantizerSpec]],
-        report: Report,
-    ) -> dict[nn.Module, nn.Module]:
-        """ReLUs in front of binary and ternary slots -> what the recipe names instead."""
-        modules = dict(self.model.named_modules())
-        signed = {name for name, roles in specs.items() if _signed_slot(roles)}
-        if graph is None:
-            culprits = {n: "a signed slot" for n, m in modules.items() if _is_relu(m) and signed}
-        else:
-            culprits = {}
-            for node in graph.nodes:
-                if node.op != "call_module" or node.target not in signed:
-                    continue
-                for tensor in node.all_input_nodes:
-                    relu = _relu_before(tensor, modules)
-                    if relu is not None and relu.op != "call_module":
-                        raise _constant_slot(describe(relu, modules), str(node.target), self.recipe)
-                    if relu is not None:
-                        culprits[str(relu.target)] = str(node.target)
-        swaps: dict[nn.Module, nn.Module] = {}
-        for name, consumer in culprits.items():
-            kind = type(modules[name]).__name__
-            instead = self.recipe.replace.get(kind)
-            if instead not in _REPLACEMENTS:
-                raise _constant_slot(f"{name} ({kind})", consumer, self.recipe)
-            swaps[modules[name]] = _REPLACEMENTS[instead]()
-            report.replaced.append(Row(name, "replaced", f"{kind} -> {instead}", f"in front of {consumer}"))
-        return swaps
-
-
-def _signed_slot(roles: dict[str, QuantizerSpec]) -> bool:
-    spec = roles.get("forward.activation", roles.get("activation"))
-    return spec is not None and isinstance(spec.format, Binary | Ternary)
-
-
-def _constant_slot(relu: str, consumer: str, recipe: Recipe) -> InvalidValueError:
-    return InvalidValueError(
-        "a binary or ternary slot behind a ReLU would be constant",
-        got=relu,
-        where=f"in front of {consumer}",
-        fix=f"use nn.Hardtanh() there, or name a module replacement in recipe {recipe.name}: "
-        '[replace] ReLU = "Hardtanh"',
-    )
-
-
-def _relu_before(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
-    """The ReLU whose values are these, unmixed, if any."""
-    while True:
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
-        functional = getattr(node.target, "__name__", node.target)
-        if _is_relu(module) or (module is None and functional in ("relu", "relu_", "relu6")):
-            return node
-        if not isinstance(module, TRANSPARENT) or isinstance(module, nn.Hardtanh):
-            return None
-        node = node.all_input_nodes[0]
 
 
 def _covers(role: str) -> str:
