@@ -128,9 +128,13 @@ def test_opcheck_of_the_product(geometry, kind, left, right, shape):
 def test_opcheck_of_the_fold():
     acc, weight = torch.ones(2, 3, 4, 4), torch.ones(3, 2, 1, 1)
     line = torch.ones(3, dtype=torch.float64)
-    arguments = (acc, line, line * 0.5, weight, [128, 128], "conv")
+    arguments = ([acc], line[None], line * 0.5, weight, [128, 128], 2, 52, "conv")
     torch.library.opcheck(torch.ops.bitwright.fold.default, arguments)
     assert torch.equal(torch.ops.bitwright.fold(*arguments), acc.double() + 0.5)
+    line = torch.tensor([[0.5], [2.0]], dtype=torch.float64)
+    arguments = ([acc, acc * 3], line, line[0], None, [128, 384], 2, 31, "add")
+    torch.library.opcheck(torch.ops.bitwright.fold.default, arguments)
+    assert torch.equal(torch.ops.bitwright.fold(*arguments), acc.double() * 7)
 
 
 def two_layers(norm):
