@@ -4,9 +4,8 @@
 
 K = N = 4096. The ceiling is a loop of xor, popcount and add on registers alone; the cache's bandwidth is a
 walk over as many bytes as the weights have. Every round times ceiling, ours and peers in turn; figures are
-medians of the rounds, in CPU time, so that other processes count less. "Packed" is half the time that two
-more products add to a chain whose operands are bits; "from float" is the whole call, with the packing of
-float32 inputs.
+medians of the rounds, in CPU time, so that other processes count less. "Packed" is the time that the product
+adds to a call, its operands being bits; "from float" is the whole call, with the packing of float32 inputs.
 """
 
 from __future__ import annotations
@@ -93,14 +92,14 @@ def measure_binary(rows: int, rounds: int) -> list[dict[str, Any]]:
     runs = {
         "ceiling": lambda: _native.count_registers(counted),
         "cache": lambda: _native.read_memory(weights),
-        "one": binary_chain(rows, 1),
-        "three": binary_chain(rows, 3),
+        "without": binary_chain(rows, 0),
+        "whole": binary_chain(rows, 1),
     }
     samples = rounds_of(runs, rounds)
     operations = 2.0 * rows * SIZE * SIZE
     ceiling = [2.0 * bits / seconds for seconds in samples["ceiling"]]
-    packed = [(b - a) / 2 for a, b in zip(samples["one"], samples["three"], strict=True)]
-    whole = samples["one"]
+    whole = samples["whole"]
+    packed = [b - a for a, b in zip(samples["without"], whole, strict=True)]
     median = statistics.median
     share = [operations / t / c for t, c in zip(packed, ceiling, strict=True)]
     from_float = [operations * (1 + 16 / SIZE) / t / c for t, c in zip(whole, ceiling, strict=True)]

@@ -136,6 +136,7 @@ def main(out: Path | None, names: tuple[str, ...], counts: tuple[int, ...], seco
     """Time every network beside its peers."""
     record: list[dict[str, Any]] = []
     for name in names or CASES:
+        torch.manual_seed(0)
         case = CASES[name]()
         for batch in case.batches:
             for threads in counts:
