@@ -21,9 +21,15 @@ def batches():
     return [torch.randn(16, 3, 8, 8) for _ in range(3)]
 
 
-def network(name, recipe, batches, width=4):
+NETWORKS = {
+    "option A": lambda: models.resnet(8, 4, (3, 8, 8), 10),
+    "tiny": lambda: models.resnet8(4, (3, 8, 8), 10),
+}
+
+
+def network(name, recipe, batches):
     torch.manual_seed(1)
-    plain = models.build(name, width, (3, 8, 8), 10)
+    plain = NETWORKS[name]()
     plain.train()
     with torch.no_grad():
         for _ in range(5):  # norms with statistics of their own
@@ -44,7 +50,7 @@ def scales(model):
     }
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet8"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_outputs_come_closer_and_only_weights_and_biases_change(name, batches):
     plain, model = network(name, "w4a8", batches)
     before, kept = copy.deepcopy(model), scales(model)
@@ -78,7 +84,7 @@ def test_outputs_come_closer_and_only_weights_and_biases_change(name, batches):
 
 
 def test_the_mean_of_every_output_is_that_of_the_float_network(batches):
-    plain, model = network("resnet20", "int8", batches)
+    plain, model = network("option A", "int8", batches)
     bw.refine(model, batches)
     with torch.no_grad():
         x = torch.cat(batches)
@@ -88,14 +94,14 @@ def test_the_mean_of_every_output_is_that_of_the_float_network(batches):
 
 
 def test_weights_on_a_coarse_grid_stay_within_it(batches):
-    _, model = network("resnet8", bw.recipe("w4a8", weight="ternary"), batches)
+    _, model = network("tiny", bw.recipe("w4a8", weight="ternary"), batches)
     bw.refine(model, batches, sweeps=2)
     weight = model.block1.conv1.weight
     assert set(weight.unique().tolist()) <= {-1.0, 0.0, 1.0}
 
 
 def test_layers_without_a_format_are_left_alone(batches):
-    _, model = network("resnet8", bw.recipe("int8", weight="float"), batches)
+    _, model = network("tiny", bw.recipe("int8", weight="float"), batches)
     assert bw.refine(model, batches) == []
     assert plain_copy(model.conv1).weight is model.conv1.weight
 
