@@ -130,9 +130,7 @@ class Fold:
             if quantizer is None:
                 return f"its {operand} has no format"
             form = quantizer.format
-            if operand == "forward.weight" and isinstance(
-                form, Log
-            ):  # integers of a unit
+            if operand == "forward.weight" and isinstance(form, Log):  # integers of a unit
                 if Operand.of(form) is None:
                     return f"its {operand} is {form}, whose powers span more than 2^26"
             elif not form.integral:
