@@ -41,7 +41,7 @@ def wrap(
 
     They act inside `optimizer.step()`; the stored weights are put on their grid at once. Schedulers,
     closures, gradient clipping, accumulation, gradient scalers and weight averaging work beside it as beside
-    any optimiser. Learning rate and step scales are the optimiser's own; `recipe.optimizer(model)` is wrapped.
+    any optimiser. Learning rate and step scales are its own. `recipe.optimizer(model)` comes wrapped.
 
     Args:
         optimizer: of parameters of `model`; not LBFGS.
