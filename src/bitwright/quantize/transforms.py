@@ -71,7 +71,7 @@ class Transform(enum.Enum):
 
 def _steps(form: Format) -> int:
     """2^k - 1, the largest of the odd numbers."""
-    return 2 ** (form.bits - 1) - 1
+    return (1 << (form.bits - 1)) - 1
 
 
 def _shift(x: torch.Tensor) -> torch.Tensor:
