@@ -224,3 +224,27 @@ def test_what_a_transform_cannot_serve_is_refused(roles, message):
 def test_a_spec_names_its_transform():
     assert str(bw.recipe("wage").roles["error"]) == "fixed8.7 (shift first)"
     assert QuantizerSpec(Ternary(), MaxAbs()).transform is Transform.NONE
+
+
+@pytest.mark.parametrize("name", ["dorefa", "wage"])
+def test_the_recipe_learns(name):
+    """Far from chance on three separable classes; with torch's own small weights all of WAGE's would be 0."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Linear(12, 64), nn.BatchNorm1d(64), nn.ReLU()),
+        *(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU()),
+        *(nn.Linear(64, 3), nn.BatchNorm1d(3)),
+    )
+    recipe = bw.recipe(name)
+    if recipe.initial_weights == "uniform":
+        for index in (0, 3, 6):
+            nn.init.uniform_(model[index].weight, -1.0, 1.0)
+    bw.quantize_(model, recipe, verbose=False)
+    optimizer = recipe.optimizer(model, lr=0.01)
+    x, labels = drawn(120, 12) * 0.2, torch.arange(120) % 3
+    x[torch.arange(120), labels] += 0.8
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+    assert (model(x).argmax(1) == labels).float().mean() > 0.9
