@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from bitwright.recipes import quantize_ as quantize_
     from bitwright.recipes import recipe as recipe
     from bitwright.recipes import refine as refine
+    from bitwright.recipes import wrap as wrap
 
 # public name -> (room, name there)
 _PUBLIC = {
@@ -63,6 +64,7 @@ _PUBLIC = {
     "quantize_": ("recipes", "quantize_"),
     "recipe": ("recipes", "recipe"),
     "refine": ("recipes", "refine"),
+    "wrap": ("recipes", "wrap"),
     "Network": ("integer", "Network"),
     "load": ("integer", "load"),
     "lower": ("lowering", "lower"),

@@ -1,6 +1,6 @@
 """The optimiser's side of a recipe: formats for weight_grad, primal and state of any torch optimiser.
 
-They act inside `optimizer.step()`, after accumulation, all-reduce, unscaling and clipping:
+They act inside `optimizer.step()`, after a closure, accumulation, all-reduce, unscaling and clipping:
 
     g  <- quantise(g; weight_grad)
     w, state <- the optimiser's own step
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bitwright.errors import InvalidValueError
 from bitwright.formats import Format
 from bitwright.quantize import Quantizer, QuantizerSpec
 
@@ -35,7 +36,8 @@ class ParameterRule:
     Args:
         name: qualified name; keys random bits.
         parameter: the parameter.
-        weight_grad, primal, state: specs; None leaves the tensor in float.
+        weight_grad, primal, state: specs; None leaves the tensor in float. `state` is every float tensor with
+            an axis that the optimiser keeps; single numbers, such as counters, stay.
         clip: bounds that the stored values are clipped to after each step.
     """
 
@@ -99,7 +101,22 @@ class _Formats:
         quantizer.tick(getattr(self.model, STEP_BUFFER, 0))
         return quantizer
 
-    def before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def before(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self.quantize_gradients(optimizer)
+            return None
+
+        def evaluated() -> Any:
+            loss = closure()
+            self.quantize_gradients(optimizer)
+            return loss
+
+        return args[:1], {**kwargs, "closure": evaluated}
+
+    def quantize_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         for rule in self.rules:
             grad = rule.parameter.grad
             if rule.weight_grad is not None and grad is not None:
@@ -116,10 +133,8 @@ class _Formats:
             state = optimizer.state[parameter]
             self.store(rule, parameter, state)
             if rule.state is not None:
-                for name, value in list(state.items()):
-                    if isinstance(value, torch.Tensor) and value.shape == parameter.shape and "." not in name:
-                        quantizer = self.quantizer(rule, f"state.{name}", rule.state, state)
-                        quantizer.quantize_(value)
+                for name, value in _tensors(state):
+                    self.quantizer(rule, f"state.{name}", rule.state, state).quantize_(value)
             for (name, tensor), quantizer in self.quantizers.items():
                 if name == rule.name:
                     state |= {f"{tensor}.{key}": value for key, value in quantizer.state().items()}
@@ -174,20 +189,43 @@ def wrap(
 ) -> torch.optim.Optimizer:
     """Give `optimizer` the formats of `rules`, and put the stored weights on their grid at once.
 
+    Schedulers, closures, clipping, accumulation and gradient scalers work as before; a scaler unscales before
+    the formats act, also where a fused optimiser would have done it itself. torch leaves hooks out when an
+    optimiser is copied or pickled: build the copy anew and load the state_dict.
+
     Args:
-        optimizer: any torch optimiser; its class and interface stay as they are.
+        optimizer: any torch optimiser that evaluates the loss at most once in a step; its class and interface
+            stay as they are.
         model: the quantised root, whose step counter keys random bits.
         rules: one for each parameter that the recipe speaks of.
         seed: of the random bits.
+
+    Raises:
+        InvalidValueError: LBFGS; or an optimiser that has its formats already.
     """
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise InvalidValueError(
+            "an optimiser in formats evaluates the loss once in a step",
+            got="LBFGS, which searches along a line and keeps its history as lists",
+            fix="use a first-order optimiser, such as SGD or Adam",
+        )
+    if _ATTRIBUTE in optimizer.__dict__:
+        raise InvalidValueError(
+            "an optimiser gets its formats once",
+            got=f"a {type(optimizer).__name__} that has them, as that of recipe.optimizer(model) does",
+        )
     formats = _Formats(model, [_for_clipped(rule) for rule in rules], seed)
     with torch.no_grad():
         for rule in formats.rules:
             if rule.clip is not None:
                 rule.parameter.clamp_(*rule.clip)
             if rule.primal is not None:
-                quantizer = Quantizer(rule.primal, f"{rule.name}.primal", 0, seed)
-                quantizer.quantize_(rule.parameter)
+                Quantizer(rule.primal, f"{rule.name}.primal", 0, seed).quantize_(rule.parameter)
+            if rule.state is not None:  # Adagrad's begins with a number of its own
+                for name, value in _tensors(optimizer.state.get(rule.parameter, {})):
+                    Quantizer(rule.state, f"{rule.name}.state.{name}", 0, seed).quantize_(value)
+    # fused optimisers offer a gradient scaler to unscale for it, but in the middle of the step
+    optimizer.__dict__["_step_supports_amp_scaling"] = False
     optimizer.__dict__[_ATTRIBUTE] = formats
     optimizer.register_step_pre_hook(formats.before)
     optimizer.register_step_post_hook(formats.after)
@@ -201,6 +239,15 @@ def stored_quantizers(optimizer: torch.optim.Optimizer) -> Iterator[Quantizer]:
     formats = optimizer.__dict__.get(_ATTRIBUTE)
     if isinstance(formats, _Formats):
         yield from formats.quantizers.values()
+
+
+def _tensors(state: dict[str, Any]) -> list[tuple[str, torch.Tensor]]:
+    """What an optimiser itself keeps of a parameter, but for single numbers; our own keys have a dot."""
+    return [
+        (name, value)
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() and "." not in name
+    ]
 
 
 def _for_clipped(rule: ParameterRule) -> ParameterRule:

@@ -22,6 +22,7 @@ from bitwright.quantize.least_squares import SWEEPS, Moments, round_together
 from bitwright.quantize.quantizer import Quantizer, clip_parameters, quantizers, state_names, tick
 from bitwright.quantize.spec import Quantized, QuantizerSpec
 from bitwright.quantize.statistics import Merge, Statistic, measure
+from bitwright.quantize.transforms import Transform
 
 __all__ = [
     "CONTROLLERS",
@@ -47,6 +48,7 @@ __all__ = [
     "SqnrOptimal",
     "Static",
     "Statistic",
+    "Transform",
     "calibrate",
     "clip_parameters",
     "evaluating",

@@ -16,6 +16,7 @@ from bitwright.quantize.controllers import LearntClip, State, Static
 from bitwright.quantize.estimators import Gradients, Pass, estimate, quantize_and_measure
 from bitwright.quantize.spec import Quantized, QuantizerSpec
 from bitwright.quantize.statistics import Measured, Statistic, measure
+from bitwright.quantize.transforms import Transform
 
 Witness = Callable[
     ["Quantizer", torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None], None
@@ -159,6 +160,7 @@ class Quantizer(nn.Module):
         controller = self.spec.controller
         if controller.present:
             return Quantized(self._present_values(x))
+        x = self.spec.transformed(x)
         scale, zero_point, what, candidates = self._prepare(x, measured)
         parameter = next(iter(self._parameters.values())) if controller.learns else None
         key = self._next_key()
@@ -175,6 +177,8 @@ class Quantizer(nn.Module):
         """Put `x` on the grid in place, as values and without a gradient: for what the optimiser stores."""
         if self.spec.controller.present:
             return x.copy_(self._present_values(x))
+        if self.spec.transform is not Transform.NONE:
+            x.copy_(self.spec.transformed(x))
         scale, zero_point, what, candidates = self._prepare(x, measured)
         key = self._next_key()
         if self.witness is not None:

@@ -11,6 +11,7 @@ from bitwright.errors import InvalidValueError
 from bitwright.formats import RANDOM_BITS, Block, Format, Overflow, Rounding
 from bitwright.quantize.controllers import Controller, Static
 from bitwright.quantize.estimators import Estimator
+from bitwright.quantize.transforms import Transform
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class QuantizerSpec:
         estimator: its gradient.
         overflow: what a number beyond the largest one becomes.
         random_bits: bits that each stochastic rounding draws, 1 to 16.
+        transform: what the tensor becomes first.
     """
 
     format: Format
@@ -32,9 +34,18 @@ class QuantizerSpec:
     estimator: Estimator = Estimator.STRAIGHT_THROUGH
     overflow: Overflow = Overflow.SATURATE
     random_bits: int = RANDOM_BITS
+    transform: Transform = Transform.NONE
 
     def __post_init__(self) -> None:
         self.controller.check(self.format)
+        if self.transform is not Transform.NONE:
+            if not isinstance(self.controller, Static):
+                raise InvalidValueError(
+                    "a transform brings a tensor to a range that stands, so its scale is static",
+                    got=self.controller,
+                    where=f"transform {self.transform.value}",
+                )
+            self.transform.check(self.format, self.controller.scale)
         self.format.check_overflow(self.overflow)
         if isinstance(self.format, Block) and self.estimator is Estimator.CLIPPED:
             raise InvalidValueError(
@@ -52,8 +63,17 @@ class QuantizerSpec:
                 fix='use estimator="clipped"',
             )
 
+    def transformed(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` as it comes to be rounded."""
+        if self.transform is Transform.NONE:
+            return x
+        assert isinstance(self.controller, Static)
+        return self.transform(x, self.format, self.format.scale_or_default(self.controller.scale))
+
     def __str__(self) -> str:
         parts = [str(self.controller)] if self.controller != Static() else []
+        if self.transform is not Transform.NONE:
+            parts.append(f"{self.transform.value} first")
         if self.rounding is not Rounding.NEAREST_EVEN:
             parts.append(self.rounding.value)
         if self.random_bits != RANDOM_BITS:

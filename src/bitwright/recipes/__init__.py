@@ -1,6 +1,7 @@
 """recipes: one data file per paper, and the code that applies it to a model."""
 
 from bitwright.recipes.convert import dequantize_, is_quantised, layer_specs, plain_copy, quantize_
+from bitwright.recipes.optimizer import wrap
 from bitwright.recipes.recipe import (
     ROLES,
     LayerRule,
@@ -31,4 +32,5 @@ __all__ = [
     "quantize_",
     "recipe",
     "refine",
+    "wrap",
 ]

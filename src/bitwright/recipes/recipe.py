@@ -21,7 +21,7 @@ from bitwright.nn import (
     operands_of,
     tensor_of,
 )
-from bitwright.quantize import CONTROLLERS, Controller, Density, Estimator, QuantizerSpec
+from bitwright.quantize import CONTROLLERS, Controller, Density, Estimator, QuantizerSpec, Transform
 
 OPTIMIZER_ROLES = ("weight_grad", "primal", "state")
 ROLES = (*SHORT_NAMES, *OPERANDS, *OPTIMIZER_ROLES)
@@ -267,10 +267,12 @@ def _spec(value: Any) -> QuantizerSpec | None:
         Estimator.of(value.get("estimator", Estimator.STRAIGHT_THROUGH)),
         Overflow.of(value.get("overflow", Overflow.SATURATE)),
         bits,
+        Transform.of(value.get("transform", Transform.NONE)),
     )
 
 
-_SPEC_KEYS = {"format", "controller", "rounding", "estimator", "overflow", "random_bits"}
+_SPEC_KEYS = {"format", "controller", "rounding", "estimator", "overflow", "random_bits", "transform"}
+_TRANSFORMED = {Transform.TANH: ("weight",), Transform.SHIFT: ("error", "weight_grad")}
 _KINDS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "bool": ("{} is true or false", bool),
     "int": ("{} is an int", int),
@@ -310,6 +312,10 @@ def _check_role(role: str, spec: QuantizerSpec) -> None:
         raise InvalidValueError("the width of what is lowered stays", fix="shrink errors and what is stored")
     if spec.controller.present and tensor_of(role) != "error":
         raise InvalidValueError(f"a {spec.controller} scale is for errors, which pass a gradient on as it is")
+    if tensor_of(role) not in _TRANSFORMED.get(spec.transform, (tensor_of(role),)):
+        raise InvalidValueError(
+            f"a {spec.transform.value} transform is for {' and '.join(_TRANSFORMED[spec.transform])}"
+        )
     if spec.controller.affine and tensor_of(role) != "activation":
         raise InvalidValueError("a zero point is for activations only", fix='use controller = "max-abs"')
 
