@@ -159,7 +159,7 @@ def test_scales_that_are_no_powers_of_two_and_move():
     assert (norm.running_var >= stored - stored // 8 - 1).all()
     # the layer's values give its integers back, whatever the unit
     y = model[0](x)
-    integers = y.double() / norm.fold.source.unit().view(1, -1, 1, 1)
+    integers = y.double() / norm.fold.source.worth().view(1, -1, 1, 1)
     assert (integers - integers.round()).abs().max() < 2**-10
 
 
