@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
 from integer_networks import DETERMINISTIC, WEIGHTS, codes
 
@@ -194,4 +195,5 @@ def graphs(draw):
         graph.add(Output("out", last, m, b, draw(st.integers(0, 45))))
     else:
         graph.add(Output("out", last, graph.ints(1, 1, channels), graph.ints(0, 0, channels), 0))
+    assume(isinstance(graph.operations[-1], Output | Argmax))
     return Network(graph.operations)
