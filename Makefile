@@ -1,6 +1,7 @@
 # make demo    the whole journey on embedded data, in a virtual environment of its own
 # make test    the test suite
 # make lint    ruff, mypy, clang-format
+# make sanitize kernels and the reader of model files under AddressSanitizer and UBSan
 # make develop an editable install, for working on bitwright
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt \
 	$(shell find src csrc -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test lint develop clean
+.PHONY: demo test lint sanitize develop clean
 
 demo: $(VENV)/.demo
 	$(BIN)/bitwright demo
@@ -27,6 +28,21 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.cc csrc/*.h)
+
+# An environment inside the other one, whose kernels are instrumented; rows are read word by word at any address,
+# hence no check of alignment.
+SANITIZED := build/sanitize
+FUZZ ?= --files 10000 --processes 20
+PRELOADED := LD_PRELOAD="$$(gcc -print-file-name=libasan.so):$$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0
+sanitize: $(VENV)/.test
+	$(PYTHON) -m venv $(SANITIZED)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> "$$($(SANITIZED)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/outer.pth"
+	$(SANITIZED)/bin/python -m pip install --quiet --no-deps --force-reinstall . --config-settings \
+		cmake.define.CMAKE_CXX_FLAGS="-fsanitize=address,undefined -fno-sanitize=alignment -fno-sanitize-recover"
+	$(PRELOADED) $(SANITIZED)/bin/python tests/attacks/fuzz.py $(FUZZ)
+	$(PRELOADED) $(SANITIZED)/bin/python -m pytest -p no:faulthandler tests/kernels
 
 develop: $(VENV)/bin/python
 	$(PIP) --editable '.[dev]'
