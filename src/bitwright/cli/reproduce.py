@@ -138,20 +138,35 @@ def _time(seconds: float) -> str:
 
 
 class _Bars:
-    """One bar over the whole experiment, one line for each run that ended."""
+    """One bar over the whole experiment, one line for each run that ended.
+
+    Where the output is no terminal, a line for every twentieth of the work takes the place of the bar.
+    """
 
     def __init__(self, bars: Progress) -> None:
         self.bars = bars
         self.task: TaskID | None = None
+        self.lines = 0
 
     def job_begins(self, job: Job, done: float, total: float) -> None:
         if self.task is None:
             self.task = self.bars.add_task("", total=round(total))
         self.bars.update(self.task, description=job.name, completed=done)
+        self.lines = self._twentieths()
 
     def advances(self, work: float) -> None:
-        if self.task is not None:
-            self.bars.advance(self.task, work)
+        if self.task is None:
+            return
+        self.bars.advance(self.task, work)
+        if not self.bars.console.is_terminal and self._twentieths() > self.lines:
+            self.lines = self._twentieths()
+            task = self.bars.tasks[self.task]
+            left = "" if task.time_remaining is None else f", {_time(task.time_remaining)} left"
+            self.bars.console.print(f"{task.description}: {task.percentage:.0f} % of all{left}")
+
+    def _twentieths(self) -> int:
+        assert self.task is not None
+        return int(self.bars.tasks[self.task].percentage / 5)
 
     def job_ends(self, job: Job, row: dict[str, Any]) -> None:
         figure = "diverged" if row["value"] is None else f"{row['value']:g}"
