@@ -96,6 +96,9 @@ def test_a_grid_of_stored_and_gradient_bits_with_seeds_at_the_corners(tmp_path):
     assert seeds["fixed12-fixed12"] == [0, 1, 2]
     assert seeds["float-fixed6"] == seeds["float-float"] == [0, 1]
     assert seeds["fixed6-fixed12"] == seeds["fixed12-fixed8"] == [5]
+    corners = GRID.replace('"float-*" = [0, 1], "*" = [5]', '"*" = []')
+    found = experiment(write(tmp_path, corners))
+    assert {job.run.name for job in found.jobs(found.scale("small"))} == {"fixed12-fixed12"}
     corner = next(job for job in jobs if job.name == "fixed6-fixed12-seed5")
     assert corner.settings.batch == 50
     assert next(job for job in jobs if job.name == "fixed8-fixed12-seed5").settings.batch == 100

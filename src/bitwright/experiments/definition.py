@@ -17,7 +17,8 @@ class Scale:
 
     Args:
         name: `small` ends within two hours on two cores, `paper` is as published.
-        seeds: of the trainings: a list, or a table from run names to lists.
+        seeds: of the trainings: a list, or a table from run names to lists, of which an empty one says that
+            the run is not part of this scale.
         settings: fields of `Settings` that take the place of the runs' own; each a value, or a table from
             run names to values. Run names may be globs, of which the exact name, then the first, wins.
         note: what the scale leaves out, in words.
@@ -132,6 +133,8 @@ class Experiment:
         chosen = {key: choose(value, run.name) for key, value in scale.settings.items()}
         values = dict(run.settings) | {key: value for key, value in chosen.items() if value is not None}
         seeds = choose(scale.seeds, run.name)
+        if seeds == [] and isinstance(scale.seeds, Mapping):
+            return []
         if not is_list_of(seeds, int) or not 1 <= len(set(seeds)) == len(seeds):
             raise InvalidValueError("seeds are a list of different integers", got=seeds, where=where)
         try:

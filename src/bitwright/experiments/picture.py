@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from bitwright.experiments.records import whole_grid
 from bitwright.integer import write_atomic
 
 BLUE, RED, GREY = "#2a6f97", "#bc4749", "#8d99ae"
@@ -17,7 +18,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    grid = [line for line in record["table"] if len(line["axes"]) == 2]
+    grid = whole_grid(record["table"])
     shown = len(record["table"]) * (2 if record["kind"] == "exactness" else 1) + len(record["published"])
     figure = Figure(figsize=(9, 4.5 if grid else 1.6 + 0.42 * max(shown, 4)), layout="constrained")
     FigureCanvasAgg(figure)

@@ -12,8 +12,13 @@ from bitwright.experiments.kinds import KINDS
 
 def record(experiment: Experiment, scale: Scale, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """All that the report says, from the rows of the finished jobs."""
-    table = [_line(run, [row for row in rows if row["run"] == run.name]) for run in experiment.runs]
     jobs = experiment.jobs(scale)
+    runs = dict.fromkeys(job.run.name for job in jobs)
+    table = [
+        _line(run, [row for row in rows if row["run"] == run.name])
+        for run in experiment.runs
+        if run.name in runs
+    ]
     return {
         "experiment": experiment.name,
         "title": experiment.title,
@@ -64,6 +69,13 @@ def _setting(row: dict[str, Any]) -> dict[str, Any]:
         **{key: wanted[key] for key in ("model", "width", "data", "epochs", "batch")},
         **row.get("examples", {}),
     }
+
+
+def whole_grid(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of a grid of two axes, if every cell of it is part of this scale."""
+    lines = [line for line in table if len(line["axes"]) == 2]
+    down, across = ({tuple(line["axes"].values())[axis] for line in lines} for axis in (0, 1))
+    return lines if len(lines) == len(down) * len(across) > 1 else []
 
 
 def check(claim: Claim, table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from bitwright.experiments.records import whole_grid
 from bitwright.integer import write_atomic
 from bitwright.training import write_json
 
@@ -90,7 +91,7 @@ def _exact_table(record: dict[str, Any]) -> str:
 
 def _grid(record: dict[str, Any]) -> str:
     """The runs of a grid of two axes as rows and columns."""
-    lines = [line for line in record["table"] if len(line["axes"]) == 2]
+    lines = whole_grid(record["table"])
     if not lines:
         return ""
     down, across = lines[0]["axes"]
