@@ -123,7 +123,7 @@ def quantize_and_measure(
         taken = {Statistic.MAX_ABS: max_abs}
     rest = [statistic for statistic in what.wants if statistic not in taken]
     measured = measure(x, what.form, scale, zero_point, rest, what.channel_axis, candidates)
-    return number, {s: taken[s].clone() if s in taken else measured[s] for s in what.wants}
+    return number, {s: taken[s] if s in taken else measured[s] for s in what.wants}
 
 
 class _Levels(torch.autograd.Function):
@@ -146,7 +146,8 @@ class _Levels(torch.autograd.Function):
             ctx.save_for_backward(x, number, parameter)
         elif what.estimator is Estimator.CLIPPED and ctx.needs_input_grad[0]:
             ctx.save_for_backward(x, scale, zero_point)
-        statistics = tuple(measured[statistic] for statistic in what.wants)
+        # those of one operator may share their memory
+        statistics = tuple(measured[statistic].clone() for statistic in what.wants)
         ctx.mark_non_differentiable(*statistics)
         return number, *statistics
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -71,6 +71,7 @@ class Quantizer(nn.Module):
         self._ready = False  # the host's copy of `initialized`
         self._wants = tuple(s for s in Statistic if s in controller.wants)
         self._state: tuple[str, ...] = ()
+        self._names: tuple[str, ...] = ()
         if isinstance(controller, Static):
             step = spec.format.scale_or_default(controller.scale)
             scale = torch.tensor(step, dtype=torch.float32) if step != 1.0 else None
@@ -86,6 +87,7 @@ class Quantizer(nn.Module):
                 self._state += (key,)
             for statistic in self._wants:
                 self.register_buffer(statistic.value, torch.zeros((), dtype=statistic.dtype))
+            self._names = (*self._state, *(statistic.value for statistic in self._wants))
             self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
         if spec.rounding is Rounding.STOCHASTIC:
             # (seed, tensor, step, call)
@@ -147,8 +149,8 @@ class Quantizer(nn.Module):
 
     def state(self) -> State:
         """What the controller remembers and what was measured since the tick, by name."""
-        names = (*self._state, *(statistic.value for statistic in self._wants))
-        return {name: getattr(self, name) for name in names}
+        buffers, parameters = self._buffers, self._parameters
+        return {name: buffers[name] if name in buffers else parameters[name] for name in self._names}  # type: ignore[misc]
 
     def forward(self, x: torch.Tensor, measured: bool = True) -> Quantized:
         """`x` of any shape -> its levels and scale.
@@ -213,7 +215,10 @@ class Quantizer(nn.Module):
         what = self._passes[self.training, watching]
         if controller.learns:
             what = replace(what, learnt=self._gradients(x))
-        return scale, zero_point, what, controller.candidates(self.state()) if watching else None
+        candidates = None
+        if watching and Statistic.ERRORS in self._wants:
+            candidates = controller.candidates(self.state())
+        return scale, zero_point, what, candidates
 
     def quantize(self, x: torch.Tensor, measured: bool = True) -> torch.Tensor:
         """The values on the grid, without a gradient."""
@@ -240,13 +245,25 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def tick(self, step: int | torch.Tensor) -> None:
         """Begin training step `step`: what was measured since the last tick moves the scale."""
+        if self._ready and self._wants and not self.spec.controller.settles:
+            self._take(self.spec.controller.move(self.state(), self.format))
+            self._forget()
+        self.after_tick(step)
+
+    def after_tick(self, step: int | torch.Tensor) -> None:
+        """What a tick does beside moving the scale."""
         if self.spec.rounding is Rounding.STOCHASTIC:
             self._rekey(step)
-        if not self._ready or not self._wants or self.spec.controller.settles:
-            return
-        self._take(self.spec.controller.move(self.state(), self.format))
-        self._forget()
         self._narrow()
+
+    def joins(self) -> Hashable | None:
+        """What quantisers must have in common for their scales to move as one vector; None: it moves alone."""
+        controller = self.spec.controller
+        if not controller.elementwise or controller.settles or not self._ready:
+            return None
+        if any(t.dim() for t in self.state().values()):
+            return None  # per channel
+        return controller, self.format, self.initialized.device
 
     # --- calibration -------------------------------------------------------------------------------------
 
@@ -314,7 +331,7 @@ class Quantizer(nn.Module):
         for statistic, value in taken.items():
             buffer = getattr(self, statistic.value)
             if buffer.shape == value.shape:
-                buffer.copy_(statistic.merge(buffer, value.to(buffer.device)))
+                statistic.merge.into(buffer, value.to(buffer.device))
             else:  # per channel, the first time
                 setattr(self, statistic.value, value)
 
@@ -388,8 +405,30 @@ def tick(found: Iterable[Quantizer], step: int | torch.Tensor) -> None:
     """Begin training step `step`: exchange what the ranks measured, then let every scale move."""
     found = list(found)
     exchange(found)
+    groups: dict[Hashable, list[Quantizer]] = {}
     for quantizer in found:
-        quantizer.tick(step)
+        common = quantizer.joins()
+        if common is None:
+            quantizer.tick(step)
+        else:
+            groups.setdefault(common, []).append(quantizer)
+    for group in groups.values():
+        _tick_together(group, step)
+
+
+@torch.no_grad()
+def _tick_together(group: list[Quantizer], step: int | torch.Tensor) -> None:
+    """The same for quantisers with equal rules and single numbers as state: operations are few, not tensors."""
+    spec = group[0].spec
+    states = [quantizer.state() for quantizer in group]
+    stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+    for name, moved in spec.controller.move(stacked, group[0].format).items():
+        held = [state[name] for state in states]
+        torch._foreach_copy_(held, list(moved.to(held[0].dtype).unbind()))
+    wants = [statistic.value for statistic in Statistic if statistic in spec.controller.wants]
+    torch._foreach_zero_([state[name] for state in states for name in wants])
+    for quantizer in group:
+        quantizer.after_tick(step)
 
 
 def exchange(found: Iterable[Quantizer]) -> None:

@@ -35,6 +35,13 @@ class Merge(enum.Enum):
             return a + b
         return torch.maximum(a, b) if self is Merge.MAX else torch.minimum(a, b)
 
+    def into(self, a: torch.Tensor, b: torch.Tensor) -> None:
+        """The same, in the place of `a`."""
+        if self is Merge.SUM:
+            a.add_(b)
+        else:
+            a.copy_(self(a, b))
+
 
 class Statistic(enum.Enum):
     """A by-product of quantising x, over its finite elements; the value is the name of its buffer.

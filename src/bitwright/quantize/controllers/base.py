@@ -46,6 +46,8 @@ class Controller(ABC):
     """Whether it keeps, in the buffer `dropped`, how many bits the format has lost."""
     present: bool = False
     """Whether it scales each tensor by that tensor alone, through `values`."""
+    elementwise: bool = False
+    """Whether `move` is made of exact elementwise operations: states of many quantisers may go through it as one."""
     counts_before_clipping: bool = False
     """Whether a stored tensor that the optimiser clips is measured before that."""
 

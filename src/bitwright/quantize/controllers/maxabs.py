@@ -27,6 +27,7 @@ class MaxAbs(Controller):
     power_of_two: bool = False
 
     wants = frozenset({Statistic.MAX_ABS})
+    elementwise = True
 
     def __post_init__(self) -> None:
         check_granularity("max-abs", self.per)
@@ -55,6 +56,7 @@ class MinMax(Controller):
     """
 
     wants = frozenset({Statistic.LARGEST, Statistic.SMALLEST})
+    elementwise = True
     affine = True
 
     def check(self, form: Format) -> None:

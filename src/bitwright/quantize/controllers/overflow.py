@@ -59,6 +59,7 @@ class OverflowRate(Controller):
     shrink: bool = False
 
     wants = frozenset({Statistic.MAX_ABS, Statistic.COUNT, Statistic.OVER, Statistic.OVER_HALF})
+    elementwise = True
 
     def __post_init__(self) -> None:
         check_number("rate", self.rate, 0, 1, open_low=False)
