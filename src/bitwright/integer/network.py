@@ -78,7 +78,8 @@ class Network:
         """Run a batch.
 
         Args:
-            x: float32 [N, *input shape] (or its elements in one row), or codes of the input's format.
+            x: float32 [N, *input shape] (or its elements in one row), or codes of the input's format: integers
+                of any type where a code is the number itself, such as tokens.
             backend: "engine" or "interpreter"; None takes the engine where it knows every operation.
             threads: of the engine; None follows torch where it is loaded, else the processors.
             isa: of the engine; None takes the best, or what BITWRIGHT_ISA says.
@@ -151,7 +152,8 @@ class Network:
                 fix="add the batch axis, even for one example",
             )
         array = np.ascontiguousarray(array.reshape(len(array), *shape))
-        if array.dtype == storage_type(first.format):
+        stored = storage_type(first.format)
+        if array.dtype == stored or (first.counts and array.dtype.kind in "iu"):
             bad = (array < first.format.code_min) | (array > first.format.code_max)
             bad |= (array == 0) & (0 not in first.format.codes())
             if bad.any():
@@ -161,9 +163,10 @@ class Network:
                     got=int(array[index]),
                     where=f"index {index} of the batch",
                 )
+            array = array.astype(stored, copy=False)
         elif array.dtype != np.float32:
             raise InvalidTypeError(
-                f"a batch is float32, or {storage_type(first.format)} codes of {first.format}",
+                f"a batch is float32, or {stored} codes of {first.format}",
                 got=array.dtype,
                 where="the network's input",
                 fix="convert it: x.astype(numpy.float32)",

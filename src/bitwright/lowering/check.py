@@ -11,6 +11,8 @@ from bitwright.nn import (
     Add,
     ComputeLayer,
     Conv2d,
+    Embedding,
+    FloatLayer,
     Fold,
     Join,
     ModelGraph,
@@ -18,14 +20,15 @@ from bitwright.nn import (
     Pool,
     Shortcut,
     Source,
+    embedding_problem,
     eval_rounding,
     is_argmax,
 )
 
 SUPPORTED = (
-    "Linear, Conv1d, Conv2d, ConvTranspose2d, BatchNorm1d, BatchNorm2d, additions, concatenations of "
-    "channels, average and global pools, ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, Flatten, Dropout, "
-    "Identity, Shortcut, ZeroPad2d in front of a Conv2d, a last argmax"
+    "Linear, Conv1d, Conv2d, ConvTranspose2d, Embedding, BatchNorm1d, BatchNorm2d, additions, concatenations "
+    "of channels, average and global pools, ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, Flatten, Dropout, "
+    "Identity, Shortcut, transpose(1, 2), ZeroPad2d in front of a Conv2d, a last argmax"
 )
 
 
@@ -52,7 +55,7 @@ def _source_problem(graph: ModelGraph, source: Source) -> str | None:
     module = graph.module(source.node)
     if isinstance(module, ComputeLayer) and (problem := Fold(Accumulators(module), None, None).problem):
         return problem
-    fold = module.fold if isinstance(module, ComputeLayer | Add | Pool | Norm) else None
+    fold = module.fold if isinstance(module, ComputeLayer | Embedding | Add | Pool | Norm) else None
     if fold is not None and fold.problem is not None:
         return fold.problem
     if source.problem is not None:
@@ -96,6 +99,15 @@ def _node_problem(graph: ModelGraph, node: fx.Node) -> str | None:
     elif isinstance(module, nn.ZeroPad2d):
         if not all(isinstance(graph.module(user), Conv2d) for user in node.users) or min(module.padding) < 0:
             return f"{node.target}: zeros are padded in front of a Conv2d, and nothing is cut off"
-    elif not (graph.is_transparent(node) or isinstance(module, ComputeLayer | Join | Norm)):
-        return f"{graph.describe(node)} is not supported"
+    elif not (graph.is_transparent(node) or isinstance(module, ComputeLayer | Embedding | Join | Norm)):
+        return f"{graph.describe(node)} is not supported{_advice(module)}"
     return None
+
+
+def _advice(module: nn.Module | None) -> str:
+    """What there is to do about a module that no integer operation computes."""
+    if isinstance(module, nn.EmbeddingBag):
+        return ": its integers are an Embedding and a mean over the tokens, x.mean(1)"
+    if isinstance(module, FloatLayer | nn.Embedding):
+        return f": {embedding_problem(module) or 'the recipe left it in float'}"
+    return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from bitwright import integer
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Binary, Int, Rounding, Ternary, twin
+from bitwright.formats import Binary, Int, Rounding, Ternary, UInt, twin
 from bitwright.integer import Codes, Network, Operation, TensorType
 from bitwright.lowering.thresholds import find_thresholds
 from bitwright.nn import (
@@ -23,6 +23,7 @@ from bitwright.nn import (
     ComputeLayer,
     Concat,
     ConvGeometry,
+    Embedding,
     Fold,
     GlobalAvgPool,
     Join,
@@ -32,7 +33,9 @@ from bitwright.nn import (
     ModelGraph,
     Norm,
     Pool,
+    Rows,
     Shortcut,
+    Transpose,
     eval_rounding,
     is_argmax,
     requantizing,
@@ -54,6 +57,7 @@ class Lowered:
         network: the integer network.
         slots: (layer, operand) -> tensor that its consumer takes.
         accumulator: (layer, tensor) of the last accumulator; None where several numbers leave the model.
+        turned: the slots whose channels the model has last, [N, ..., C], and the network first.
         pads: layer -> (left, right, top, bottom), zeros that a module pads in front of its slot, and the
             network in its convolution.
     """
@@ -61,6 +65,7 @@ class Lowered:
     network: Network
     slots: Mapping[tuple[str, str], str]
     accumulator: tuple[str, str] | None
+    turned: Collection[tuple[str, str]]
     pads: Mapping[str, tuple[int, ...]]
 
 
@@ -69,7 +74,8 @@ def emit(graph: ModelGraph, input_shape: tuple[int, ...], meta: Mapping[str, Any
     emitter = _Emitter(graph, input_shape)
     for node in graph.live:
         emitter.node(node)
-    return Lowered(Network(emitter.operations, meta), emitter.slots, emitter.accumulator, emitter.pads)
+    network = Network(emitter.operations, meta)
+    return Lowered(network, emitter.slots, emitter.accumulator, emitter.turned, emitter.pads)
 
 
 @dataclass
@@ -81,6 +87,13 @@ class _Emitter:
     held: dict[fx.Node, str] = field(default_factory=dict)
     """Node -> the tensor that holds its integers: levels of its source's primary, or raw numbers."""
     slots: dict[tuple[str, str], str] = field(default_factory=dict)
+    last: set[fx.Node] = field(default_factory=set)
+    """Nodes whose channels, first here, are the model's last axis."""
+    turns: dict[tuple[str, tuple[int, ...]], str] = field(default_factory=dict)
+    """(tensor, axes) -> the same numbers with the axes in that order."""
+    turned: set[tuple[str, str]] = field(default_factory=set)
+    flattened: set[str] = field(default_factory=set)
+    """Vectors made of tensors whose channels the model has last."""
     pads: dict[str, tuple[int, ...]] = field(default_factory=dict)
     requantized: dict[tuple[str, Quantizer], str] = field(default_factory=dict)
     leaving: tuple[Affine, str] | None = None
@@ -97,10 +110,12 @@ class _Emitter:
             self.held[node] = self._argmax(node)
         elif isinstance(module, ComputeLayer):
             self.held[node] = self._product(node, module)
+        elif isinstance(module, Embedding):
+            self.held[node] = self._embedding(node, module)
         elif isinstance(module, Add):
             self.held[node] = self._add(node, module)
         elif isinstance(module, Concat):
-            parts = self._operands(node, module)
+            parts = self._operands(node, module, last=False)
             self.held[node] = self._append(integer.Concat(self._name(node), tuple(parts)))
         elif isinstance(module, Pool):
             self.held[node] = self._pool(node, module)
@@ -133,10 +148,33 @@ class _Emitter:
         self.operations.append(operation)
         return operation.name
 
+    # --- the order of axes ----------------------------------------------------------------------------
+
+    def _turn(self, name: str, is_last: bool, last: bool) -> str:
+        """The same numbers with the axis that is last in the model as channels, or the first behind the batch."""
+        rank = len(self.types[name].shape)
+        if rank == 1 or is_last == last:
+            return name
+        front, back = (rank - 1, *range(rank - 1)), (*range(1, rank), 0)
+        axes, inverse = (front, back) if last else (back, front)
+        if (name, axes) not in self.turns:
+            turn = self._append(integer.Transpose(self._free(f"{name}.transpose"), name, axes))
+            self.turns[name, axes], self.turns[turn, inverse] = turn, name
+        return self.turns[name, axes]
+
+    def _first(self, node: fx.Node) -> str:
+        """A node's tensor in the model's order of axes."""
+        return self._turn(self.held[node], node in self.last, last=False)
+
     # --- ends -----------------------------------------------------------------------------------------
 
     def _input(self, node: fx.Node) -> str:
-        quantizer = self.graph.sources[node].primary
+        source = self.graph.sources[node]
+        tables = [module for r in source.readers if isinstance(module := self.graph.module(r.node), Embedding)]
+        if tables:
+            form = UInt(max(1, max(table.num_embeddings - 1 for table in tables).bit_length()))
+            return self._append(integer.Input(self._free("input"), "", self.input_shape, form, 1.0))
+        quantizer = source.primary
         if quantizer is None:
             raise InvalidValueError("the input goes to a quantised layer", got="nothing", where=node.name)
         return self._append(
@@ -157,15 +195,19 @@ class _Emitter:
         if is_argmax(tensors[0]):
             return
         assert self.leaving is not None
-        affine, _ = self.leaving
+        affine, affine_layer = self.leaving
         name = self.held[tensors[0]]
-        if self.accumulator is not None:
-            self.accumulator = (self.accumulator[0], name)
+        if tensors[0] in self.last and len(self.types[name].shape) > 1:
+            raise InvalidValueError(
+                "what leaves the network has its channels in front",
+                got=f"the scores of each position, with channels last, of {affine_layer}",
+                where=name,
+                fix="return scores.transpose(1, 2)",
+            )
         # a flatten may have come between: its rows are channels times positions
         repeats = self.types[name].shape[0] // len(affine.offset)
-        multiplier, offset = (
-            np.repeat(t.numpy(), repeats) for t in (affine.multiplier.reshape(-1), affine.offset)
-        )
+        spread = np.tile if name in self.flattened else np.repeat
+        multiplier, offset = (spread(t.numpy(), repeats) for t in (affine.multiplier.reshape(-1), affine.offset))
         self._append(integer.Output(self._free("output"), name, multiplier, offset, affine.shift))
 
     def _argmax(self, node: fx.Node) -> str:
@@ -187,7 +229,10 @@ class _Emitter:
     # --- sources --------------------------------------------------------------------------------------
 
     def _product(self, node: fx.Node, layer: ComputeLayer) -> str:
-        (source,) = self._operands(node, layer)
+        last = isinstance(layer, nn.Linear)
+        (source,) = self._operands(node, layer, last)
+        if last:
+            self.last.add(node)
         weight, name, geometry = stored_weight(layer), self._name(node), layer.geometry
         before = self.graph.module(node.all_input_nodes[0])
         if isinstance(before, nn.ZeroPad2d):
@@ -205,16 +250,36 @@ class _Emitter:
         assert isinstance(fold.source, Accumulators)
         if fold.consumer is None:
             self.accumulator = (layer.slots.layer, made)
+            if last:
+                self.turned.add((layer.slots.layer, "accumulator"))
         return made if fold.by_norm else self._round(fold, fold.source.line(), [made], name)
+
+    def _embedding(self, node: fx.Node, module: Embedding) -> str:
+        tokens, name = self.held[node.all_input_nodes[0]], self._name(node)
+        if self.types[tokens].high >= module.num_embeddings:
+            known = integer.Clip(self._free(f"{name}.clip"), tokens, 0, module.num_embeddings - 1)
+            tokens = self._append(known)
+        rows = self._append(integer.Embedding(name, tokens, stored_weight(module)))
+        self.last.add(node)
+        fold = module.fold
+        assert fold is not None
+        assert isinstance(fold.source, Rows)
+        return self._round(fold, fold.source.line(), [rows], name)
 
     def _add(self, node: fx.Node, module: Add) -> str:
         fold = module.fold
         assert fold is not None
         assert isinstance(fold.source, Levels)
-        return self._round(fold, fold.source.line(), self._operands(node, module), self._name(node))
+        last = fold.norm is None and node.all_input_nodes[0] in self.last
+        parts = self._operands(node, module, last)
+        if last:
+            self.last.add(node)
+        return self._round(fold, fold.source.line(), parts, self._name(node))
 
     def _pool(self, node: fx.Node, module: Pool) -> str:
-        (source,) = self._operands(node, module)
+        shape = self.types[self.held[node.all_input_nodes[0]]].shape
+        last = isinstance(module, GlobalAvgPool) and module.channels_last(len(shape) + 1)
+        (source,) = self._operands(node, module, last)
         size, name, fold = self.types[source].shape[1:], self._name(node), module.fold
         assert fold is not None
         assert isinstance(fold.source, Levels)
@@ -228,25 +293,34 @@ class _Emitter:
         if fold.consumer is None:
             self.accumulator = (module.slots.layer, sums)
         made = self._round(fold, line, [sums], name)
-        return made if not isinstance(module, GlobalAvgPool) or module.keepdim else self._flat(made, name)
+        return made if not isinstance(module, GlobalAvgPool) or module.keepdim else self._flat(made, name, len(self.types[made].shape))
 
     def _norm(self, node: fx.Node, norm: Norm) -> str:
         fold, held = norm.fold, self.held[node.all_input_nodes[0]]
         assert fold is not None
         if not fold.by_norm:
             return held
+        last = node.all_input_nodes[0] in self.last
+        if last and len(self.types[held].shape) > 1 and isinstance(fold.source, Accumulators):
+            raise InvalidValueError(
+                "a norm behind a linear layer has that layer's channels",
+                got="a linear layer over positions, whose channels are last",
+                where=str(node.target),
+                fix="put a transpose(1, 2) and a Conv1d with kernel 1 in the layer's place",
+            )
+        held = self._first(node.all_input_nodes[0])
         return self._round(fold, fold.source.line(), [held], fold.source.name)
 
-    def _operands(self, node: fx.Node, module: ComputeLayer | Join) -> list[str]:
-        """The tensors of codes that a module's slots see."""
+    def _operands(self, node: fx.Node, module: ComputeLayer | Join, last: bool) -> list[str]:
+        """The tensors of codes that a module's slots see; `last`: with the model's last axis as channels."""
         return [
-            self._operand(self.held[tensor], module, operand)
+            self._turn(self._operand(tensor, module, operand), tensor in self.last, last)
             for operand, tensor in self.graph.operands(node)
             if operand is not None
         ]
 
-    def _operand(self, name: str, module: ComputeLayer | Join, operand: str) -> str:
-        slots = module.slots
+    def _operand(self, tensor: fx.Node, module: ComputeLayer | Join, operand: str) -> str:
+        slots, name = module.slots, self.held[tensor]
         quantizer, primary = slots.of(operand), slots.primaries.get(operand)
         assert quantizer is not None
         place = f"{slots.layer}.{operand}"
@@ -259,6 +333,8 @@ class _Emitter:
         elif self.types[name].format is None and not isinstance(module, Add):
             name = self._as_codes(name, quantizer, place)
         self.slots[slots.layer, operand] = name
+        if tensor in self.last and len(self.types[name].shape) > 1:
+            self.turned.add((slots.layer, operand))
         return name
 
     def _as_codes(self, name: str, quantizer: Quantizer, place: str) -> str:
@@ -325,34 +401,61 @@ class _Emitter:
     # --- what lies between ----------------------------------------------------------------------------
 
     def _transparent(self, node: fx.Node, module: nn.Module | None) -> str:
-        held = self.held[node.all_input_nodes[0]]
-        name = self._name(node)
-        if isinstance(module, nn.ReLU):
-            return self._clip(node, held, 0.0, math.inf)
-        if isinstance(module, nn.Hardtanh):
-            return self._clip(node, held, module.min_val, module.max_val)
+        before = node.all_input_nodes[0]
+        held, name = self.held[before], self._name(node)
         if isinstance(module, nn.MaxPool1d | nn.MaxPool2d):
             rank = 1 if isinstance(module, nn.MaxPool1d) else 2
             numbers = (
                 (n,) * rank if isinstance(n, int) else tuple(n)
                 for n in (module.kernel_size, module.stride, module.padding)
             )
-            return self._append(integer.MaxPool(name, held, *numbers))
+            return self._append(integer.MaxPool(name, self._first(before), *numbers))
         if isinstance(module, nn.Flatten):
-            return self._flat(held, name, module.end_dim)
+            return self._flatten(node, module, name)
         if isinstance(module, Shortcut):
+            held = self._first(before)
             channels = self.types[held].shape[0]
             identity = np.eye(module.before + channels + module.after, channels, -module.before, np.int64)
             weight = Codes.pack(Ternary(), identity[:, :, None, None])
             return self._append(integer.Conv(name, held, weight, (module.stride,) * 2, (0, 0)))
+        last = before in self.last
+        if isinstance(module, Transpose):
+            if len(self.types[held].shape) != 2:
+                raise InvalidValueError(
+                    "a transpose(1, 2) is of positions and channels",
+                    got=f"a tensor of {len(self.types[held].shape) + 1} axes",
+                    where=name,
+                )
+            last = not last
+        if last:
+            self.last.add(node)
+        if isinstance(module, nn.ReLU):
+            return self._clip(node, held, 0.0, math.inf)
+        if isinstance(module, nn.Hardtanh):
+            return self._clip(node, held, module.min_val, module.max_val)
         return held
 
-    def _flat(self, held: str, name: str, end: int = -1) -> str:
-        """The axes 1 to `end` of a batch as one."""
+    def _flatten(self, node: fx.Node, module: nn.Flatten, name: str) -> str:
+        """The axes 1 to `end_dim` of a batch as one; among them channels that the model has last."""
+        before = node.all_input_nodes[0]
+        held = self.held[before]
+        rank = len(self.types[held].shape)
+        axes = module.end_dim if module.end_dim > 0 else module.end_dim + 1 + rank  # how many become one
+        if before not in self.last or rank == 1:
+            return self._flat(held, name, axes)
+        if axes < rank:
+            raise InvalidValueError(
+                "a flatten takes the channels, which the model has last, too", got=f"end_dim={axes}", where=name
+            )
+        made = self._flat(self._first(before), name, axes)
+        self.flattened.add(made)
+        return made
+
+    def _flat(self, held: str, name: str, axes: int) -> str:
+        """The first axes as one."""
         shape = self.types[held].shape
         if len(shape) == 1:
             return held
-        axes = end if end > 0 else end + 1 + len(shape)  # how many become one
         name = name if name not in self.types else self._free(f"{name}.flatten")
         return self._append(integer.Reshape(name, held, (math.prod(shape[:axes]), *shape[axes:])))
 
@@ -381,13 +484,17 @@ class _Emitter:
         return held
 
 
-def stored_weight(layer: ComputeLayer) -> Codes:
-    """The codes of a layer's weight, as its quantiser makes them in eval, with the output channel first."""
+def stored_weight(layer: ComputeLayer | Embedding) -> Codes:
+    """The codes of a layer's weight, as its quantiser makes them in eval, with the output channel first.
+
+    Of an embedding: its rows.
+    """
     quantizer = layer.slots.of("forward.weight")
     assert quantizer is not None
     form, numbers = quantizer.format, quantizer(layer.weight.detach().cpu()).levels
     codes = numbers if form.integral else form.encode(numbers)
-    return Codes.pack(form, layer.geometry.by_output(codes).numpy().astype(np.int64))
+    rows = codes if isinstance(layer, Embedding) else layer.geometry.by_output(codes)
+    return Codes.pack(form, rows.numpy().astype(np.int64))
 
 
 def _scale(quantizer: Quantizer) -> float:

@@ -14,7 +14,7 @@ from torch import nn
 from bitwright.errors import InvalidValueError
 from bitwright.integer import Clip, Codes, Network, Operation, Reshape
 from bitwright.lowering.lower import lowered
-from bitwright.nn import Accumulator, Slots
+from bitwright.nn import Accumulator, Embedding, Slots
 from bitwright.quantize import Quantized, evaluating
 
 
@@ -80,7 +80,7 @@ def verify(
     Args:
         model: the quantised model that the network came from.
         network: the integer network.
-        batches: inputs, float32 [N, ...].
+        batches: inputs, float32 [N, ...], or int64 tokens where the model begins with an embedding.
         backend: "engine" or "interpreter"; None takes what the network would take.
         isa, threads: of the engine.
         progress: called after each batch with its number of examples.
@@ -93,13 +93,14 @@ def verify(
     chosen = network.backend(backend)
     label = network.engine(isa).isa if chosen == "engine" else chosen
     result = Verification(label)
+    tokens = any(isinstance(module, Embedding) for module in model.modules())
     example = torch.zeros((1, *network.input.shape))
     expected = lowered(model, example)
     _compare_stored(result, network, expected.network)
     with evaluating(model), torch.no_grad(), _captured(model) as seen:
         for batch in batches:
             seen.clear()
-            output = model(batch.to(torch.float32)).numpy()
+            output = model(batch if tokens else batch.to(torch.float32)).numpy()
             tensors = network.trace(batch.numpy(), backend=chosen, isa=isa, threads=threads)
             start = result.examples
             for (layer, operand), name in expected.slots.items():
@@ -107,10 +108,14 @@ def verify(
                 if layer in expected.pads:
                     left, right, top, bottom = expected.pads[layer]
                     made = np.pad(made, ((0, 0), (0, 0), (top, bottom), (left, right)))
+                if (layer, operand) in expected.turned:
+                    made = np.moveaxis(made, 1, -1)
                 _compare(result, _shown(layer, operand), made, seen[layer, operand], start)
             if expected.accumulator is not None:
                 layer, name = expected.accumulator
                 made = _made(network, tensors, name)
+                if made.ndim > 2 and (layer, "accumulator") in expected.turned:
+                    made = np.moveaxis(made, 1, -1)
                 _compare(result, f"{layer} accumulator", made, seen[layer, "accumulator"], start)
             last = network.operations[-1]
             _compare(

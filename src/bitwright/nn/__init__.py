@@ -1,6 +1,7 @@
 """nn: layers with quantiser slots, the seam for products, and eval as integers."""
 
 from bitwright.nn.arithmetic import Exact
+from bitwright.nn.embedding import Embedding, Rows, embedding_problem
 from bitwright.nn.fold import (
     Accumulator,
     Accumulators,
@@ -38,6 +39,7 @@ from bitwright.nn.joins import (
     Join,
     Pool,
     Shortcut,
+    Transpose,
     pool_problem,
     window,
 )
@@ -84,6 +86,7 @@ __all__ = [
     "Conv2d",
     "ConvGeometry",
     "ConvTranspose2d",
+    "Embedding",
     "Exact",
     "FloatLayer",
     "Fold",
@@ -100,17 +103,20 @@ __all__ = [
     "Norm",
     "Pool",
     "Reader",
+    "Rows",
     "ShiftBatchNorm1d",
     "ShiftBatchNorm2d",
     "Shortcut",
     "Slots",
     "Source",
+    "Transpose",
     "TransposedGeometry",
     "UntraceableError",
     "block_axes",
     "check_normalised",
     "check_reduction",
     "describe",
+    "embedding_problem",
     "eval_rounding",
     "is_argmax",
     "is_rewritten",

@@ -1,7 +1,7 @@
 """The graph of a model, read by torch.fx: what makes numbers, what reads them, and the folds between.
 
-A *source* makes numbers: a compute layer, an add, an average pool, a concat, a norm, the model's input. What
-lies behind it moves numbers or commutes with rounding (`TRANSPARENT`), up to its readers: slots, norms, the
+A *source* makes numbers: a compute layer, an embedding, an add, an average pool, a concat, a norm, the model's
+input. What lies behind it moves numbers or commutes with rounding (`TRANSPARENT`), up to its readers: slots, norms, the
 output. A norm that alone reads a layer, add or pool is folded into that source; any other norm takes codes.
 
 All slots with one spec that read one source share one quantiser. Of the quantisers that remain, the source
@@ -20,14 +20,17 @@ from torch import fx, nn
 
 from bitwright.errors import InvalidValueError
 from bitwright.formats import Block
+from bitwright.nn.embedding import Embedding, Rows
 from bitwright.nn.fold import Accumulators, Fold, Levels
-from bitwright.nn.joins import Add, Concat, Join, Pool, Shortcut
+from bitwright.nn.joins import Add, Concat, Join, Pool, Shortcut, Transpose
 from bitwright.nn.layers import ComputeLayer
 from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
 from bitwright.nn.slots import Slots
 from bitwright.quantize import Quantizer, QuantizerSpec
 
-POSITIONAL = (nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity, nn.ZeroPad2d, Shortcut)
+POSITIONAL = (
+    nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity, nn.ZeroPad2d, Shortcut, Transpose,
+)  # fmt: skip
 """Modules that in eval only move elements, add zeros, or do nothing."""
 MONOTONE = (nn.ReLU, nn.Hardtanh, nn.MaxPool1d, nn.MaxPool2d)
 """Modules that commute with rounding to a grid."""
@@ -139,7 +142,8 @@ class ModelGraph:
                     self.readers.setdefault(root, []).append(Reader(node, path, operand))
         self.sources: dict[fx.Node, Source] = {}
         for node in self.graph.nodes:
-            if node.op == "placeholder" or isinstance(self.module(node), ComputeLayer | Join | Norm):
+            made = self.module(node)
+            if node.op == "placeholder" or isinstance(made, ComputeLayer | Embedding | Join | Norm):
                 self.sources[node] = self._source(node)
 
     def module(self, node: fx.Node) -> nn.Module | None:
@@ -235,7 +239,11 @@ class ModelGraph:
             module = self.module(reader.node)
             if module in self._repeated:
                 return f"{reader.node.target} is called more than once"
-            if isinstance(module, ComputeLayer | Join):
+            if isinstance(module, Embedding):
+                others = any(not isinstance(self.module(r.node), Embedding) for r in readers)
+                if node.op != "placeholder" or reader.path or others:
+                    return f"{reader.node.target} takes tokens: a model's input that only embeddings read"
+            elif isinstance(module, ComputeLayer | Join):
                 if self.quantizer(reader) is None:
                     return f"{reader.node.target} takes float activations"
             elif reader.node.op == "output" or is_argmax(reader.node):
@@ -250,7 +258,7 @@ class ModelGraph:
         """Why a source's numbers cannot be the model's output."""
         if any(isinstance(self.module(n), (*MONOTONE, Shortcut)) for n in reader.path):
             return "a clip or pool lies between it and the network's output"
-        if node.op == "placeholder" or isinstance(self.module(node), Concat):
+        if node.op == "placeholder" or isinstance(self.module(node), Concat | Embedding):
             return "it is the network's output, but no result of arithmetic"
         return None
 
@@ -330,7 +338,7 @@ def link_folds(model: nn.Module) -> ModelGraph:
     for found in model.modules():
         if isinstance(found, Concat):
             found.integers = False
-        elif isinstance(found, ComputeLayer | Join | Norm):
+        elif isinstance(found, ComputeLayer | Embedding | Join | Norm):
             found.fold = None
         if isinstance(found, Slots):
             found.primaries = {}
@@ -373,6 +381,8 @@ def _fold(graph: ModelGraph, source: Source, codes: set[fx.Node]) -> Fold | None
 def _source_fold(module: nn.Module | None, norm: Norm | None, consumer: Quantizer | None) -> Fold | None:
     if isinstance(module, ComputeLayer):
         module.fold = Fold(Accumulators(module), norm, consumer)
+    elif isinstance(module, Embedding):
+        module.fold = Fold(Rows(module), None, consumer)
     elif isinstance(module, Add | Pool):
         slots = module.slots
         places = range(2 if isinstance(module, Add) else 1)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from bitwright.nn.graph import is_leaf
-from bitwright.nn.joins import Add, Concat, GlobalAvgPool
+from bitwright.nn.joins import Add, Concat, GlobalAvgPool, Transpose
 
 _ADDED = "_bitwright_added"
 """Class attribute of a rewritten module: the names of its new submodules."""
@@ -235,9 +235,21 @@ def _adaptive(kind: type[nn.Module]) -> Callable[..., _Call]:
 
 def _mean(input: Any, dim: Any = None, keepdim: bool = False) -> _Call | None:  # noqa: A002
     dims = tuple(dim) if isinstance(dim, list | tuple) else (dim,)
-    if not all(isinstance(d, int) for d in dims) or set(dims) not in ({2, 3}, {-1, -2}, {2}, {-1}):
+    if not all(isinstance(d, int) for d in dims):
         return None
-    return _Call(GlobalAvgPool(dims, keepdim), input)
+    known: tuple[set[int], ...] = ({2, 3}, {-1, -2}, {2}, {-1})
+    if not keepdim:  # with the channels last
+        known = (*known, {1}, {1, 2}, {-2})
+    return _Call(GlobalAvgPool(dims, keepdim), input) if set(dims) in known else None
+
+
+def _transpose(input: Any, dim0: int, dim1: int) -> _Call | None:  # noqa: A002
+    return _Call(Transpose(), input) if {dim0, dim1} == {1, 2} else None
+
+
+def _permute(input: Any, *dims: Any) -> _Call | None:  # noqa: A002
+    given = dims[0] if len(dims) == 1 and isinstance(dims[0], list | tuple) else dims
+    return _Call(Transpose(), input) if tuple(given) == (0, 2, 1) else None
 
 
 def _flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> _Call | None:  # noqa: A002
@@ -289,6 +301,8 @@ _FUNCTIONS: dict[Any, Callable[..., _Call | None]] = {
     F.adaptive_avg_pool2d: _adaptive(nn.AdaptiveAvgPool2d),
     torch.mean: _mean,
     torch.flatten: _flatten,
+    torch.transpose: _transpose,
+    torch.permute: _permute,
     F.dropout: _dropout(nn.Dropout),
     F.dropout2d: _dropout(nn.Dropout2d),
 }
@@ -302,6 +316,8 @@ _METHODS: dict[str, Callable[..., _Call | None]] = {
     "clip": _clamp,
     "mean": _mean,
     "flatten": _flatten,
+    "transpose": _transpose,
+    "permute": _permute,
     "view": _view,
     "reshape": _view,
 }
