@@ -78,8 +78,8 @@ class Network:
         """Run a batch.
 
         Args:
-            x: float32 [N, *input shape] (or its elements in one row), or codes of the input's format: integers
-                of any type where a code is the number itself, such as tokens.
+            x: float32 [N, *input shape] (or its elements in one row), or codes of the input's format, as
+                integers of any type where a code is the number itself (tokens).
             backend: "engine" or "interpreter"; None takes the engine where it knows every operation.
             threads: of the engine; None follows torch where it is loaded, else the processors.
             isa: of the engine; None takes the best, or what BITWRIGHT_ISA says.

@@ -170,7 +170,9 @@ class _Emitter:
 
     def _input(self, node: fx.Node) -> str:
         source = self.graph.sources[node]
-        tables = [module for r in source.readers if isinstance(module := self.graph.module(r.node), Embedding)]
+        tables = [
+            module for r in source.readers if isinstance(module := self.graph.module(r.node), Embedding)
+        ]
         if tables:
             form = UInt(max(1, max(table.num_embeddings - 1 for table in tables).bit_length()))
             return self._append(integer.Input(self._free("input"), "", self.input_shape, form, 1.0))
@@ -202,12 +204,14 @@ class _Emitter:
                 "what leaves the network has its channels in front",
                 got=f"the scores of each position, with channels last, of {affine_layer}",
                 where=name,
-                fix="return scores.transpose(1, 2)",
+                fix="return scores.transpose(1, 2); or is the example no batch of the model's inputs?",
             )
         # a flatten may have come between: its rows are channels times positions
         repeats = self.types[name].shape[0] // len(affine.offset)
         spread = np.tile if name in self.flattened else np.repeat
-        multiplier, offset = (spread(t.numpy(), repeats) for t in (affine.multiplier.reshape(-1), affine.offset))
+        multiplier, offset = (
+            spread(t.numpy(), repeats) for t in (affine.multiplier.reshape(-1), affine.offset)
+        )
         self._append(integer.Output(self._free("output"), name, multiplier, offset, affine.shift))
 
     def _argmax(self, node: fx.Node) -> str:
@@ -293,7 +297,11 @@ class _Emitter:
         if fold.consumer is None:
             self.accumulator = (module.slots.layer, sums)
         made = self._round(fold, line, [sums], name)
-        return made if not isinstance(module, GlobalAvgPool) or module.keepdim else self._flat(made, name, len(self.types[made].shape))
+        return (
+            made
+            if not isinstance(module, GlobalAvgPool) or module.keepdim
+            else self._flat(made, name, len(self.types[made].shape))
+        )
 
     def _norm(self, node: fx.Node, norm: Norm) -> str:
         fold, held = norm.fold, self.held[node.all_input_nodes[0]]
@@ -445,7 +453,9 @@ class _Emitter:
             return self._flat(held, name, axes)
         if axes < rank:
             raise InvalidValueError(
-                "a flatten takes the channels, which the model has last, too", got=f"end_dim={axes}", where=name
+                "a flatten takes the channels, which the model has last, too",
+                got=f"end_dim={axes}",
+                where=name,
             )
         made = self._flat(self._first(before), name, axes)
         self.flattened.add(made)

@@ -1,6 +1,6 @@
 """Embeddings with a quantised table: rows of levels, and in eval codes of whatever reads them.
 
-    y[..., d] = round(level[token, d] M[d] 2^-s)        M: the table's scale, in steps of what follows
+y[..., d] = round(level[token, d] M[d] 2^-s)        M: the table's scale, in steps of what follows
 """
 
 from __future__ import annotations
