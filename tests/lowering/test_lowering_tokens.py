@@ -37,8 +37,9 @@ def test_a_table_is_quantised_trained_and_calibrated():
     model.load_state_dict(plain.state_dict())
     table = {"format": "int4", "controller": "max-abs", "per": "channel"}
     report = bw.quantize_(model, bw.recipe("float", weight=table, activation="int8"), verbose=False)
-    assert [(row.tensor, row.role) for row in report.rows][0] == ("words:forward.weight", "its table")
-    assert isinstance(model.words, Embedding) and isinstance(model.words, nn.Embedding)
+    assert next((row.tensor, row.role) for row in report.rows) == ("words:forward.weight", "its table")
+    assert isinstance(model.words, Embedding)
+    assert isinstance(model.words, nn.Embedding)
     x = torch.randint(0, 20, (5, 7))
     model(x).square().sum().backward()
     # a scale for each number of a row: the largest magnitude over the largest code

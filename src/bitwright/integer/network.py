@@ -36,8 +36,8 @@ class Network:
     """A network of integer operations over tensors of codes. Immutable; knows nothing of torch.
 
     Args:
-        operations: in execution order, each on tensors of earlier ones: one Input first, one Output or
-            Argmax last.
+        operations: in execution order, each on tensors of earlier ones: one Input first; last one Output, one
+            Argmax, or an Output and its Argmax.
         meta: JSON values that travel with it: preprocessing, class names, where it came from.
 
     Raises:
@@ -57,6 +57,11 @@ class Network:
         first = self.operations[0]
         assert isinstance(first, Input)
         return first
+
+    @property
+    def last(self) -> str:
+        """The name of the operation whose tensor a call returns."""
+        return self.operations[-1].name
 
     def operation(self, name: str) -> Operation:
         """The operation of that name."""
@@ -203,15 +208,17 @@ class Network:
 
 
 def _check(operations: tuple[Operation, ...]) -> dict[str, TensorType]:
-    """The type of every tensor; names unique, inputs present, one Input first, one Output or Argmax last."""
+    """The type of every tensor; names unique, inputs present, its ends where they belong."""
     for operation in operations:
         if type(operation) not in OPERATIONS.values():
             raise InvalidTypeError(f"an operation is one of {', '.join(OPERATIONS)}", got=type(operation))
     ends = operations and isinstance(operations[0], Input) and isinstance(operations[-1], Output | Argmax)
     inner = operations[1:-1]
+    if inner and isinstance(inner[-1], Output) and isinstance(operations[-1], Argmax):
+        ends, inner = ends and operations[-1].inputs == (inner[-1].name,), inner[:-1]
     if not ends or any(isinstance(o, Input | Output | Argmax) for o in inner):
         raise InvalidValueError(
-            "a network begins with its one input and ends with its one output or argmax",
+            "a network begins with its one input and ends with its one output, its one argmax, or both",
             got=[o.kind for o in operations],
         )
     types: dict[str, TensorType] = {}

@@ -13,9 +13,10 @@ from torch import fx, nn
 
 from bitwright import integer
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Binary, Int, Rounding, Ternary, UInt, twin
-from bitwright.integer import Codes, Network, Operation, TensorType
-from bitwright.lowering.thresholds import find_thresholds
+from bitwright.formats import Binary, Rounding, Ternary, UInt, twin
+from bitwright.integer import Codes, Network
+from bitwright.lowering.builder import Builder, scale_of, zero_point_of
+from bitwright.lowering.islands import Chain, FloatIsland
 from bitwright.nn import (
     Accumulators,
     Add,
@@ -43,8 +44,6 @@ from bitwright.nn import (
 )
 from bitwright.quantize import Quantizer
 
-THRESHOLD_BITS = 4
-"""Codes of up to this many bits are made by thresholds, wider ones by an affine map and a rounding."""
 ARGMAX_BOUND = 1 << 23
 """Below it different sums stay different in the float32 that the model compares."""
 
@@ -54,60 +53,72 @@ class Lowered:
     """A network, and where the model's own tensors are in it.
 
     Args:
-        network: the integer network.
+        network: the integer network; a chain where the model has float islands.
         slots: (layer, operand) -> tensor that its consumer takes.
-        accumulator: (layer, tensor) of the last accumulator; None where several numbers leave the model.
-        turned: the slots whose channels the model has last, [N, ..., C], and the network first.
+        accumulators: layer -> tensor, of layers and pools whose numbers leave the integers.
+        turned: the slots whose channels the model has last, [N, ..., C], and the network first; and layers of
+            such accumulators.
         pads: layer -> (left, right, top, bottom), zeros that a module pads in front of its slot, and the
             network in its convolution.
     """
 
-    network: Network
+    network: Network | Chain
     slots: Mapping[tuple[str, str], str]
-    accumulator: tuple[str, str] | None
-    turned: Collection[tuple[str, str]]
+    accumulators: Mapping[str, str]
+    turned: Collection[tuple[str, str] | str]
     pads: Mapping[str, tuple[int, ...]]
 
 
-def emit(graph: ModelGraph, input_shape: tuple[int, ...], meta: Mapping[str, Any]) -> Lowered:
-    """The network of a checked model whose folds are linked, in eval mode."""
-    emitter = _Emitter(graph, input_shape)
+def emit(graph: ModelGraph, example: torch.Tensor, meta: Mapping[str, Any], argmax: bool = False) -> Lowered:
+    """The network of a checked model whose folds are linked, in eval mode.
+
+    Args:
+        example: a batch of inputs; of its numbers only the shape counts.
+        argmax: whether the network ends in the argmax of the model's scores.
+    """
+    emitter = _Emitter(graph, torch.zeros_like(example[:1]), Builder(graph.modules), argmax)
     for node in graph.live:
-        emitter.node(node)
-    network = Network(emitter.operations, meta)
-    return Lowered(network, emitter.slots, emitter.accumulator, emitter.turned, emitter.pads)
+        if node not in graph.floating:
+            emitter.node(node)
+    chained = emitter.close(meta)
+    network = Chain(chained, meta) if graph.islands else chained[0]
+    assert isinstance(network, Network | Chain)
+    return Lowered(network, emitter.slots, emitter.accumulators, emitter.turned, emitter.pads)
 
 
 @dataclass
 class _Emitter:
     graph: ModelGraph
-    input_shape: tuple[int, ...]
-    operations: list[Operation] = field(default_factory=list)
-    types: dict[str, TensorType] = field(default_factory=dict)
+    zeros: torch.Tensor
+    """What goes into the present part, as zeros."""
+    build: Builder
+    argmax: bool
+    parts: list[list[integer.Operation] | FloatIsland] = field(default_factory=list)
+    """What is complete: the operations of networks, and what lies between."""
     held: dict[fx.Node, str] = field(default_factory=dict)
     """Node -> the tensor that holds its integers: levels of its source's primary, or raw numbers."""
-    slots: dict[tuple[str, str], str] = field(default_factory=dict)
     last: set[fx.Node] = field(default_factory=set)
     """Nodes whose channels, first here, are the model's last axis."""
-    turns: dict[tuple[str, tuple[int, ...]], str] = field(default_factory=dict)
-    """(tensor, axes) -> the same numbers with the axes in that order."""
-    turned: set[tuple[str, str]] = field(default_factory=set)
     flattened: set[str] = field(default_factory=set)
     """Vectors made of tensors whose channels the model has last."""
+    slots: dict[tuple[str, str], str] = field(default_factory=dict)
+    turned: set[tuple[str, str] | str] = field(default_factory=set)
     pads: dict[str, tuple[int, ...]] = field(default_factory=dict)
     requantized: dict[tuple[str, Quantizer], str] = field(default_factory=dict)
     leaving: tuple[Affine, str] | None = None
-    """What maps the numbers that leave the model to values, and its layer's name."""
-    accumulator: tuple[str, str] | None = None
+    """What maps the numbers that leave the integers to values, and its layer's name."""
+    accumulators: dict[str, str] = field(default_factory=dict)
 
     def node(self, node: fx.Node) -> None:
         module = self.graph.module(node)
-        if node.op == "placeholder":
-            self.held[node] = self._input(node)
+        if self.graph.is_island(node):
+            self._island(node)
+        elif node.op == "placeholder":
+            self._input(node, "input")
         elif node.op == "output":
             self._output(node)
         elif is_argmax(node):
-            self.held[node] = self._argmax(node)
+            self._argmax(node.all_input_nodes[0])
         elif isinstance(module, ComputeLayer):
             self.held[node] = self._product(node, module)
         elif isinstance(module, Embedding):
@@ -116,7 +127,7 @@ class _Emitter:
             self.held[node] = self._add(node, module)
         elif isinstance(module, Concat):
             parts = self._operands(node, module, last=False)
-            self.held[node] = self._append(integer.Concat(self._name(node), tuple(parts)))
+            self.held[node] = self.build.append(integer.Concat(self._name(node), tuple(parts)))
         elif isinstance(module, Pool):
             self.held[node] = self._pool(node, module)
         elif isinstance(module, Norm):
@@ -124,111 +135,117 @@ class _Emitter:
         else:
             self.held[node] = self._transparent(node, module)
 
-    # --- names and types ------------------------------------------------------------------------------
-
     def _name(self, node: fx.Node) -> str:
         """The module's; a further call of the same module is counted."""
         name = str(node.target)
-        return name if name not in self.types else self._free(f"{name}_1")
-
-    def _free(self, name: str) -> str:
-        """`name`, with an underscore for each layer or tensor that is called so too."""
-        while name in self.graph.modules or name in self.types:
-            name += "_"
-        return name
-
-    def _append(self, operation: Operation) -> str:
-        try:
-            made = operation.infer(*(self.types[name] for name in operation.inputs))
-        except InvalidValueError as error:
-            raise InvalidValueError(
-                str(error), where=operation.name, fix="does the example have the model's input shape?"
-            ) from error
-        self.types[operation.name] = made
-        self.operations.append(operation)
-        return operation.name
-
-    # --- the order of axes ----------------------------------------------------------------------------
-
-    def _turn(self, name: str, is_last: bool, last: bool) -> str:
-        """The same numbers with the axis that is last in the model as channels, or the first behind the batch."""
-        rank = len(self.types[name].shape)
-        if rank == 1 or is_last == last:
-            return name
-        front, back = (rank - 1, *range(rank - 1)), (*range(1, rank), 0)
-        axes, inverse = (front, back) if last else (back, front)
-        if (name, axes) not in self.turns:
-            turn = self._append(integer.Transpose(self._free(f"{name}.transpose"), name, axes))
-            self.turns[name, axes], self.turns[turn, inverse] = turn, name
-        return self.turns[name, axes]
+        return name if name not in self.build.types else self.build.free(f"{name}_1")
 
     def _first(self, node: fx.Node) -> str:
         """A node's tensor in the model's order of axes."""
-        return self._turn(self.held[node], node in self.last, last=False)
+        return self.build.turn(self.held[node], node in self.last, last=False)
+
+    def _is_turned(self, node: fx.Node) -> bool:
+        """Whether a node's channels are first here and last in the model."""
+        return node in self.last and self.build.rank(self.held[node]) > 1
 
     # --- ends -----------------------------------------------------------------------------------------
 
-    def _input(self, node: fx.Node) -> str:
-        source = self.graph.sources[node]
-        tables = [
-            module for r in source.readers if isinstance(module := self.graph.module(r.node), Embedding)
-        ]
+    def _input(self, node: fx.Node, name: str) -> None:
+        """The operation that makes a part's first codes; none where only an island takes the numbers."""
+        source, name, shape = self.graph.sources[node], self.build.free(name), tuple(self.zeros.shape[1:])
+        readers = [self.graph.module(reader.node) for reader in source.readers]
+        tables = [module for module in readers if isinstance(module, Embedding)]
+        quantizer = source.primary
         if tables:
             form = UInt(max(1, max(table.num_embeddings - 1 for table in tables).bit_length()))
-            return self._append(integer.Input(self._free("input"), "", self.input_shape, form, 1.0))
-        quantizer = source.primary
-        if quantizer is None:
+            made = integer.Input(name, "", shape, form, 1.0)
+        elif quantizer is not None:
+            scale, zero_point = scale_of(quantizer), zero_point_of(quantizer)
+            made = integer.Input(name, "", shape, quantizer.format, scale, zero_point)
+        elif node.op == "placeholder" and not any(self.graph.is_island(r.node) for r in source.readers):
             raise InvalidValueError("the input goes to a quantised layer", got="nothing", where=node.name)
-        return self._append(
-            integer.Input(
-                self._free("input"),
-                "",
-                self.input_shape,
-                quantizer.format,
-                _scale(quantizer),
-                zero_point=_zero_point(quantizer),
-            )
-        )
+        else:
+            return
+        self.held[node] = self.build.append(made)
+
+    def _island(self, node: fx.Node) -> None:
+        """The present part ends here with the values that the island takes; what it gives begins the next."""
+        root, path = self.graph.root(node.all_input_nodes[0])
+        turned = False
+        if root in self.held:
+            turned = self._is_turned(root)
+            values = self._values(self.held[root], f"{node.target}.values")
+            self.parts.append(self.build.close())
+            shape = self.build.types[values].shape
+            self.zeros = torch.zeros((1, *(shape[1:] + shape[:1] if turned else shape)))
+        readers = self.graph.sources[node].readers
+        behind = [step for reader in readers if reader.node.op == "output" for step in reader.path]
+        modules = [self.graph.module(step) for step in (*path, node, *behind)]
+        island = FloatIsland.of(str(node.target), [m for m in modules if m is not None], turned)
+        self.parts.append(island)
+        self.zeros = island.values(self.zeros)
+        self._input(node, f"{node.target}.codes")
 
     def _output(self, node: fx.Node) -> None:
         tensors = node.all_input_nodes
         if len(tensors) != 1 or node.args[0] is not tensors[0]:
             raise InvalidValueError("a network has one output", got=str(node.args[0]))
-        if is_argmax(tensors[0]):
+        if is_argmax(tensors[0]) or self.graph.is_island(self.graph.root(tensors[0])[0]):
             return
+        if self.argmax:
+            self._argmax(tensors[0])
+            return
+        self._scores(tensors[0], "output")
+
+    def _scores(self, node: fx.Node, name: str) -> str:
+        """A node's values, in the model's order."""
         assert self.leaving is not None
-        affine, affine_layer = self.leaving
-        name = self.held[tensors[0]]
-        if tensors[0] in self.last and len(self.types[name].shape) > 1:
+        if self._is_turned(node):
             raise InvalidValueError(
                 "what leaves the network has its channels in front",
-                got=f"the scores of each position, with channels last, of {affine_layer}",
-                where=name,
+                got=f"the scores of each position, with channels last, of {self.leaving[1]}",
+                where=str(node.target),
                 fix="return scores.transpose(1, 2); or is the example no batch of the model's inputs?",
             )
-        # a flatten may have come between: its rows are channels times positions
-        repeats = self.types[name].shape[0] // len(affine.offset)
-        spread = np.tile if name in self.flattened else np.repeat
-        multiplier, offset = (
-            spread(t.numpy(), repeats) for t in (affine.multiplier.reshape(-1), affine.offset)
-        )
-        self._append(integer.Output(self._free("output"), name, multiplier, offset, affine.shift))
+        return self._values(self.held[node], name)
 
-    def _argmax(self, node: fx.Node) -> str:
+    def _values(self, held: str, name: str) -> str:
+        """Raw numbers as float32."""
         assert self.leaving is not None
-        affine, layer = self.leaving
-        name = self.held[node.all_input_nodes[0]]
-        multiplier = affine.multiplier.reshape(-1)
+        affine, _ = self.leaving
+        # a flatten may have come between: its rows are channels times positions
+        repeats = self.build.channels(held) // len(affine.offset)
+        spread = np.tile if held in self.flattened else np.repeat
+        multiplier = spread(affine.multiplier.reshape(-1).numpy(), repeats)
+        offset = spread(affine.offset.numpy(), repeats)
+        return self.build.append(
+            integer.Output(self.build.free(name), held, multiplier, offset, affine.shift)
+        )
+
+    def _argmax(self, node: fx.Node) -> None:
+        """Of the scores; of the integers themselves where they are in the scores' order."""
+        assert self.leaving is not None
+        affine, _ = self.leaving
+        held, multiplier = self.held[node], affine.multiplier.reshape(-1)
         alike = bool((multiplier == multiplier[0]).all()) and int(multiplier[0]) > 0
-        if not alike or bool(affine.offset.any()) or self.types[name].bound > ARGMAX_BOUND:
-            raise InvalidValueError(
-                "an argmax is taken of sums below 2^23 with one positive slope for all and no offset",
-                got=f"slopes {multiplier.min()} to {multiplier.max()}, "
-                f"offsets up to {affine.offset.abs().max()}, sums up to {self.types[name].bound}",
-                where=layer,
-                fix="return the scores, and take their argmax outside",
+        exact = self.build.types[held].bound <= ARGMAX_BOUND
+        if not alike or bool(affine.offset.any()) or not exact or self._is_turned(node):
+            held = self._scores(node, "scores")
+        self.build.append(integer.Argmax(self.build.free("output"), held))
+
+    def close(self, meta: Mapping[str, Any]) -> list[Network | FloatIsland]:
+        """All parts; of several, each network says which it is."""
+        if self.build.operations:
+            self.parts.append(self.build.close())
+        names = [part.name if isinstance(part, FloatIsland) else "" for part in self.parts]
+        return [
+            part
+            if isinstance(part, FloatIsland)
+            else Network(
+                part, meta if len(names) == 1 else {**meta, "float_islands": [*names], "part": place}
             )
-        return self._append(integer.Argmax(self._free("output"), name))
+            for place, part in enumerate(self.parts)
+        ]
 
     # --- sources --------------------------------------------------------------------------------------
 
@@ -242,28 +259,28 @@ class _Emitter:
         if isinstance(before, nn.ZeroPad2d):
             self.pads[layer.slots.layer] = before.padding
         if isinstance(geometry, LinearGeometry):
-            made = self._append(integer.Linear(name, source, weight))
+            made = self.build.append(integer.Linear(name, source, weight))
         elif isinstance(geometry, ConvGeometry):
             slides = _window(geometry, self.pads.get(layer.slots.layer))
-            made = self._append(integer.Conv(name, source, weight, *slides))
+            made = self.build.append(integer.Conv(name, source, weight, *slides))
         else:
             what, more = _window(geometry.conv), geometry.output_padding
-            made = self._append(integer.ConvTranspose(name, source, weight, *what, more))
+            made = self.build.append(integer.ConvTranspose(name, source, weight, *what, more))
         fold = layer.fold
         assert fold is not None
         assert isinstance(fold.source, Accumulators)
         if fold.consumer is None:
-            self.accumulator = (layer.slots.layer, made)
-            if last:
-                self.turned.add((layer.slots.layer, "accumulator"))
+            self.accumulators[layer.slots.layer] = made
+            if self.build.rank(made) > 1 and last:
+                self.turned.add(layer.slots.layer)
         return made if fold.by_norm else self._round(fold, fold.source.line(), [made], name)
 
     def _embedding(self, node: fx.Node, module: Embedding) -> str:
         tokens, name = self.held[node.all_input_nodes[0]], self._name(node)
-        if self.types[tokens].high >= module.num_embeddings:
-            known = integer.Clip(self._free(f"{name}.clip"), tokens, 0, module.num_embeddings - 1)
-            tokens = self._append(known)
-        rows = self._append(integer.Embedding(name, tokens, stored_weight(module)))
+        if self.build.types[tokens].high >= module.num_embeddings:
+            known = integer.Clip(self.build.free(f"{name}.clip"), tokens, 0, module.num_embeddings - 1)
+            tokens = self.build.append(known)
+        rows = self.build.append(integer.Embedding(name, tokens, stored_weight(module)))
         self.last.add(node)
         fold = module.fold
         assert fold is not None
@@ -281,10 +298,10 @@ class _Emitter:
         return self._round(fold, fold.source.line(), parts, self._name(node))
 
     def _pool(self, node: fx.Node, module: Pool) -> str:
-        shape = self.types[self.held[node.all_input_nodes[0]]].shape
+        shape = self.build.types[self.held[node.all_input_nodes[0]]].shape
         last = isinstance(module, GlobalAvgPool) and module.channels_last(len(shape) + 1)
         (source,) = self._operands(node, module, last)
-        size, name, fold = self.types[source].shape[1:], self._name(node), module.fold
+        size, name, fold = self.build.types[source].shape[1:], self._name(node), module.fold
         assert fold is not None
         assert isinstance(fold.source, Levels)
         if isinstance(module, GlobalAvgPool) and not module.covers(len(size) + 2):
@@ -292,15 +309,15 @@ class _Emitter:
                 "a mean is taken over all positions", got=f"axes {module.dims} of {size}", where=name
             )
         what = window(module, size)
-        sums = self._append(integer.AvgPool(name, source, what.kernel, what.stride, what.padding))
+        sums = self.build.append(integer.AvgPool(name, source, what.kernel, what.stride, what.padding))
         line = fold.source.line(math.prod(what.kernel), what.divisor)
         if fold.consumer is None:
-            self.accumulator = (module.slots.layer, sums)
+            self.accumulators[module.slots.layer] = sums
         made = self._round(fold, line, [sums], name)
         return (
             made
             if not isinstance(module, GlobalAvgPool) or module.keepdim
-            else self._flat(made, name, len(self.types[made].shape))
+            else self.build.flatten(made, name)
         )
 
     def _norm(self, node: fx.Node, norm: Norm) -> str:
@@ -309,7 +326,7 @@ class _Emitter:
         if not fold.by_norm:
             return held
         last = node.all_input_nodes[0] in self.last
-        if last and len(self.types[held].shape) > 1 and isinstance(fold.source, Accumulators):
+        if last and len(self.build.types[held].shape) > 1 and isinstance(fold.source, Accumulators):
             raise InvalidValueError(
                 "a norm behind a linear layer has that layer's channels",
                 got="a linear layer over positions, whose channels are last",
@@ -322,7 +339,7 @@ class _Emitter:
     def _operands(self, node: fx.Node, module: ComputeLayer | Join, last: bool) -> list[str]:
         """The tensors of codes that a module's slots see; `last`: with the model's last axis as channels."""
         return [
-            self._turn(self._operand(tensor, module, operand), tensor in self.last, last)
+            self.build.turn(self._operand(tensor, module, operand), tensor in self.last, last)
             for operand, tensor in self.graph.operands(node)
             if operand is not None
         ]
@@ -338,10 +355,10 @@ class _Emitter:
             if (name, quantizer) not in self.requantized:
                 self.requantized[name, quantizer] = self._round(fold, fold.source.line(), [name], place)
             name = self.requantized[name, quantizer]
-        elif self.types[name].format is None and not isinstance(module, Add):
+        elif self.build.types[name].format is None and not isinstance(module, Add):
             name = self._as_codes(name, quantizer, place)
         self.slots[slots.layer, operand] = name
-        if tensor in self.last and len(self.types[name].shape) > 1:
+        if self._is_turned(tensor):
             self.turned.add((slots.layer, operand))
         return name
 
@@ -349,62 +366,26 @@ class _Emitter:
         """Levels that a shortcut's convolution moved, as codes again; a clipped binary stays what it is."""
         if isinstance(quantizer.format, Binary):
             return name
-        channels = self.types[name].shape[0]
+        channels = self.build.types[name].shape[0]
         ones, zeros = np.ones(channels, np.int64), np.zeros(channels, np.int64)
-        form, zero_point = quantizer.format, _zero_point(quantizer)
+        form, zero_point = quantizer.format, zero_point_of(quantizer)
         affine = integer.Affine(
-            self._free(f"{place}.affine"), name, ones, zeros, 0, form, Rounding.NEAREST_EVEN, zero_point
+            self.build.free(f"{place}.affine"), name, ones, zeros, 0, form, Rounding.NEAREST_EVEN, zero_point
         )
-        return self._append(affine)
-
-    # --- from raw numbers to codes --------------------------------------------------------------------
+        return self.build.append(affine)
 
     def _round(self, fold: Fold, line: Line, inputs: Sequence[str], name: str) -> str:
-        """Raw numbers on `line` to the consumer's codes. Those that leave the model stay as they are."""
+        """Raw numbers on `line` to the consumer's codes. Those that leave the integers stay as they are."""
         affine = fold.affine(line)
-        channels = self.types[inputs[0]].shape[0]
-        multiplier = np.ascontiguousarray(
-            affine.multiplier.expand(len(inputs), channels).numpy().astype(np.int64)
-        )
-        offset = np.ascontiguousarray(affine.offset.expand(channels).numpy().astype(np.int64))
-        quantizer, shift = fold.consumer, affine.shift
-        if len(inputs) > 1 and (quantizer is None or isinstance(quantizer.format, Binary)):
-            # the exact sum, as integers of 32 bits
-            total = integer.Add(name, tuple(inputs), multiplier, offset, 0, Int(32), Rounding.NEAREST_EVEN)
-            inputs = [self._append(total)]
-            multiplier, offset = np.ones((1, channels), np.int64), np.zeros(channels, np.int64)
-        if quantizer is None:
-            self.leaving = (
-                Affine(torch.from_numpy(multiplier), torch.from_numpy(offset), shift),
-                fold.source.name,
-            )
-            return inputs[0]
-        form, rounding, zero_point = quantizer.format, eval_rounding(quantizer), _zero_point(quantizer)
+        if fold.consumer is not None:
+            return self.build.codes(affine, inputs, fold.consumer, name)
+        x, channels = inputs[0], self.build.channels(inputs[0])
+        multiplier, offset = affine.multiplier.expand(len(inputs), channels), affine.offset.expand(channels)
+        affine = Affine(multiplier, offset, affine.shift)
         if len(inputs) > 1:
-            return self._append(
-                integer.Add(name, tuple(inputs), multiplier, offset, shift, form, rounding, zero_point)
-            )
-        if form.bits <= THRESHOLD_BITS:
-            thresholds, direction = find_thresholds(
-                multiplier[0], offset, shift, form, rounding, self.types[inputs[0]].bound, zero_point
-            )
-            return self._append(
-                integer.Threshold(
-                    self._free(f"{name}.threshold"), inputs[0], thresholds, direction, form, zero_point
-                )
-            )
-        return self._append(
-            integer.Affine(
-                self._free(f"{name}.affine"),
-                inputs[0],
-                multiplier[0].copy(),
-                offset,
-                shift,
-                form,
-                rounding,
-                zero_point,
-            )
-        )
+            x, affine = self.build.sums(affine, inputs, name)
+        self.leaving = (affine, fold.source.name)
+        return x
 
     # --- what lies between ----------------------------------------------------------------------------
 
@@ -417,21 +398,21 @@ class _Emitter:
                 (n,) * rank if isinstance(n, int) else tuple(n)
                 for n in (module.kernel_size, module.stride, module.padding)
             )
-            return self._append(integer.MaxPool(name, self._first(before), *numbers))
+            return self.build.append(integer.MaxPool(name, self._first(before), *numbers))
         if isinstance(module, nn.Flatten):
             return self._flatten(node, module, name)
         if isinstance(module, Shortcut):
             held = self._first(before)
-            channels = self.types[held].shape[0]
+            channels = self.build.types[held].shape[0]
             identity = np.eye(module.before + channels + module.after, channels, -module.before, np.int64)
             weight = Codes.pack(Ternary(), identity[:, :, None, None])
-            return self._append(integer.Conv(name, held, weight, (module.stride,) * 2, (0, 0)))
+            return self.build.append(integer.Conv(name, held, weight, (module.stride,) * 2, (0, 0)))
         last = before in self.last
         if isinstance(module, Transpose):
-            if len(self.types[held].shape) != 2:
+            if len(self.build.types[held].shape) != 2:
                 raise InvalidValueError(
                     "a transpose(1, 2) is of positions and channels",
-                    got=f"a tensor of {len(self.types[held].shape) + 1} axes",
+                    got=f"a tensor of {len(self.build.types[held].shape) + 1} axes",
                     where=name,
                 )
             last = not last
@@ -447,27 +428,19 @@ class _Emitter:
         """The axes 1 to `end_dim` of a batch as one; among them channels that the model has last."""
         before = node.all_input_nodes[0]
         held = self.held[before]
-        rank = len(self.types[held].shape)
+        rank = len(self.build.types[held].shape)
         axes = module.end_dim if module.end_dim > 0 else module.end_dim + 1 + rank  # how many become one
         if before not in self.last or rank == 1:
-            return self._flat(held, name, axes)
+            return self.build.flatten(held, name, axes)
         if axes < rank:
             raise InvalidValueError(
                 "a flatten takes the channels, which the model has last, too",
                 got=f"end_dim={axes}",
                 where=name,
             )
-        made = self._flat(self._first(before), name, axes)
+        made = self.build.flatten(self._first(before), name, axes)
         self.flattened.add(made)
         return made
-
-    def _flat(self, held: str, name: str, axes: int) -> str:
-        """The first axes as one."""
-        shape = self.types[held].shape
-        if len(shape) == 1:
-            return held
-        name = name if name not in self.types else self._free(f"{name}.flatten")
-        return self._append(integer.Reshape(name, held, (math.prod(shape[:axes]), *shape[axes:])))
 
     def _clip(self, node: fx.Node, held: str, low: float, high: float) -> str:
         """Bounds of values -> bounds of codes: rounding is monotone, so clipping commutes with it."""
@@ -478,7 +451,7 @@ class _Emitter:
         scale = quantizer.current_scale()
         # in the type of the values that `grid_values` hands on
         real = torch.float32 if scale is None and not quantizer.format.wide else torch.float64
-        if source.node.op == "placeholder":
+        if self.graph.is_input(source.node):
             real = torch.float32
         limits = torch.tensor([low, high], dtype=real)
         bounds = twin.numbers(
@@ -489,8 +462,8 @@ class _Emitter:
             zero_point=quantizer.current_zero_point(),
         )
         first, last = (int(b) for b in bounds)
-        if first > self.types[held].low or last < self.types[held].high:
-            return self._append(integer.Clip(self._name(node), held, first, last))
+        if first > self.build.types[held].low or last < self.build.types[held].high:
+            return self.build.append(integer.Clip(self._name(node), held, first, last))
         return held
 
 
@@ -505,16 +478,6 @@ def stored_weight(layer: ComputeLayer | Embedding) -> Codes:
     codes = numbers if form.integral else form.encode(numbers)
     rows = codes if isinstance(layer, Embedding) else layer.geometry.by_output(codes)
     return Codes.pack(form, rows.numpy().astype(np.int64))
-
-
-def _scale(quantizer: Quantizer) -> float:
-    scale = quantizer.current_scale()
-    return 1.0 if scale is None else float(scale)
-
-
-def _zero_point(quantizer: Quantizer) -> int:
-    zero_point = quantizer.current_zero_point()
-    return 0 if zero_point is None else int(zero_point)
 
 
 def _window(

@@ -23,8 +23,6 @@ from bitwright.nn.graph import (
     UntraceableError,
     describe,
     is_argmax,
-    link_folds,
-    share_quantizers,
     trace,
 )
 from bitwright.nn.integer_norm import IntegerBatchNorm1d, IntegerBatchNorm2d, IntegerNorm, check_normalised
@@ -53,6 +51,7 @@ from bitwright.nn.layers import (
     block_axes,
     weight_axis,
 )
+from bitwright.nn.linking import link_folds, share_quantizers
 from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
 from bitwright.nn.rewrite import is_rewritten, restore, rewrite
 from bitwright.nn.shift_norm import ShiftBatchNorm1d, ShiftBatchNorm2d

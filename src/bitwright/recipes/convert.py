@@ -245,7 +245,7 @@ class _Conversion:
                 )
         return graph
 
-    def twin(
+    def twin(  # noqa: PLR0912 - a branch for each kind of module
         self,
         name: str,
         module: nn.Module,
