@@ -257,16 +257,31 @@ class Classes(nn.Module):
 
 
 @pytest.mark.parametrize("call", [lambda x: x.argmax(1), lambda x: torch.argmax(x, dim=1)])
-def test_an_argmax_ends_a_network_whose_scores_have_one_scale(call):
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_argmax_ends_a_network(call, bias):
+    """Of the accumulators where they are in the scores' order, of the scores where not."""
     found = bw.recipe("float", weight="int8", activation={"format": "int8", "controller": "max-abs"})
-    model, x = prepared(Classes(False, call), found, (7,))
+    model, x = prepared(Classes(bias, call), found, (7,))
     with torch.no_grad():
         model.fc.weight.mul_(100)
     network = same_codes(model, x)
-    assert network.operations[-1].kind == "argmax"
-    model, x = prepared(Classes(True, call), found, (7,))
-    with pytest.raises(InvalidValueError, match=r"one positive slope.*offsets up to.*at fc"):
-        bw.lower(model, x)
+    assert kinds(network)[-3:] == (["Linear", "Output", "Argmax"] if bias else ["Input", "Linear", "Argmax"])
+
+
+def test_scores_become_an_argmax_where_lower_is_told_so(tmp_path):
+    model, x = prepared(ResNet(1, 4), recipe(), (3, 8, 8))
+    network = bw.lower(model, x, output="argmax")
+    for backend in ("interpreter", "engine"):
+        result = bw.verify(model, network, [x], backend=backend)
+        assert result.differing == 0
+        assert result.elements["output"] == len(x)
+    network.save(tmp_path / "classes.bw")
+    again = bw.load(tmp_path / "classes.bw")
+    scores = bw.lower(model, x)(x)
+    assert again(x).tolist() == scores.argmax(1).tolist()
+    assert (again.trace(x)["scores"] == scores).all()
+    with pytest.raises(InvalidValueError, match="did you mean 'scores'"):
+        bw.lower(model, x, output="score")
 
 
 def test_shortcuts_move_levels_to_any_slot():
