@@ -106,5 +106,5 @@ def _check_islands(model: nn.Module, islands: Collection[str]) -> None:
                 "a float island has no quantisers",
                 got=f"{name} ({type(modules[name]).__name__}), in which some are",
                 fix="name the module within it that lower does not know, "
-                f'or let the recipe leave it in float: [layers."{name}*"]',
+                f'or let the recipe leave it in float: [layers."{name}.*"] activation = "float"',
             )
