@@ -154,7 +154,8 @@ def test_the_parts_are_saved_and_joined_again(tmp_path):
     for place, network in enumerate(chain.networks):
         network.save(tmp_path / f"{place}.bw")
     first, second = (bw.load(tmp_path / f"{place}.bw") for place in (0, 1))
-    assert second.meta == {"classes": ["a", "b"], "float_islands": ["", "head.norm", ""], "part": 2}
+    note = {"chain": ["network", "float island head.norm", "network"], "this": 2}
+    assert second.meta == {"classes": ["a", "b"], "float_islands": note}
     island = FloatIsland("head.norm", model.head.norm)
     again = Chain([first, island, second])
     assert np.array_equal(again(x.numpy()), chain(x.numpy()))

@@ -16,7 +16,7 @@ from bitwright.errors import InvalidValueError
 from bitwright.formats import Binary, Rounding, Ternary, UInt, twin
 from bitwright.integer import Codes, Network
 from bitwright.lowering.builder import Builder, scale_of, zero_point_of
-from bitwright.lowering.islands import Chain, FloatIsland
+from bitwright.lowering.islands import CHAIN_NOTE, Chain, FloatIsland, chain_notes
 from bitwright.nn import (
     Accumulators,
     Add,
@@ -237,14 +237,12 @@ class _Emitter:
         """All parts; of several, each network says which it is."""
         if self.build.operations:
             self.parts.append(self.build.close())
-        names = [part.name if isinstance(part, FloatIsland) else "" for part in self.parts]
+        notes = chain_notes(self.parts) if len(self.parts) > 1 else [None]
         return [
             part
             if isinstance(part, FloatIsland)
-            else Network(
-                part, meta if len(names) == 1 else {**meta, "float_islands": [*names], "part": place}
-            )
-            for place, part in enumerate(self.parts)
+            else Network(part, meta if note is None else {**meta, CHAIN_NOTE: note})
+            for part, note in zip(self.parts, notes, strict=True)
         ]
 
     # --- sources --------------------------------------------------------------------------------------

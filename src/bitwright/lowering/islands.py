@@ -21,6 +21,9 @@ from torch import nn
 from bitwright.errors import InvalidTypeError, InvalidValueError, unknown_name
 from bitwright.integer import Network, Operation
 
+CHAIN_NOTE = "float_islands"
+"""The entry of a network's meta that says which part of a chain it is."""
+
 
 @dataclass(frozen=True)
 class FloatIsland:
@@ -76,15 +79,12 @@ class Chain:
         for part in self.parts:
             if not isinstance(part, Network | FloatIsland):
                 raise InvalidTypeError("a part is a Network or a FloatIsland", got=type(part).__name__)
-        names = [part.name if isinstance(part, FloatIsland) else "" for part in self.parts]
-        noted = [(p.meta.get("float_islands"), p.meta.get("part")) for p in self.networks]
-        places = [(names, place) for place, name in enumerate(names) if not name]
-        if not self.networks or any(
-            note not in (place, (None, None)) for note, place in zip(noted, places, strict=True)
-        ):
+        notes = [note for note in chain_notes(self.parts) if note is not None]
+        found = [network.meta.get(CHAIN_NOTE) for network in self.networks]
+        if not found or any(a not in (b, None) for a, b in zip(found, notes, strict=True)):
             raise InvalidValueError(
                 "a chain has its networks and float islands in their order, and at least one network",
-                got=f"the islands {names} around networks that note {noted}",
+                got=f"{notes[0]['chain'] if notes else 'no network'}, of networks that say {found}",
             )
 
     @property
@@ -160,3 +160,10 @@ class Chain:
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(map(repr, self.parts))})"
+
+
+def chain_notes(parts: Sequence[object]) -> list[dict[str, Any] | None]:
+    """For each part that is a network, what it notes of the chain: all parts in words, and which it is."""
+    islands = [part if isinstance(part, FloatIsland) else None for part in parts]
+    words = ["network" if island is None else f"float island {island.name}" for island in islands]
+    return [{"chain": words, "this": n} if island is None else None for n, island in enumerate(islands)]

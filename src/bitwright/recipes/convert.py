@@ -259,8 +259,10 @@ class _Conversion:
             if isinstance(module, tuple(_TWINS)):
                 reason = f"a subclass of {type(module).__mro__[1].__name__} may compute something else"
                 report.skipped.append(Skipped(name, kind, reason))
-            elif has_parameters or not (list(module.children()) or isinstance(module, (*TRANSPARENT, Slots))):
-                report.skipped.append(Skipped(name, kind, "no quantised twin"))
+            elif has_parameters or not (
+                list(module.children()) or isinstance(module, (*TRANSPARENT, Slots, Accumulator))
+            ):
+                report.skipped.append(Skipped(name, kind, "no quantised twin: a float island"))
             return None
         if name == "":
             return None  # the root itself cannot be swapped in place
