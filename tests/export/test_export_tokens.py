@@ -17,7 +17,7 @@ def test_networks_over_tokens_in_c(tmp_path):
     cases = []
     for place, kind in enumerate(TOKEN_MODELS):
         for fuse in (True, False):
-            recipe = ("int8", "zero points", "int3", "ternary", "log4")[place]
+            recipe = ("int8", "zero points", "int3", "ternary", "log4", "int8")[place]
             model, x, _ = token_model(kind, recipe)
             network = bw.lower(model, x)
             assert bw.verify(model, network, [x], backend="interpreter").differing == 0

@@ -80,7 +80,29 @@ class Places(nn.Module):
         return self.out(self.conv(x).transpose(2, 1)).flatten(1)
 
 
-TOKEN_MODELS = {"mean": Mean, "flat": Flat, "convolved": Convolved, "two tables": TwoTables, "places": Places}
+class TextCNN(nn.Module):
+    """Convolutions of two widths, the largest answer of each over the text (Kim, EMNLP 2014)."""
+
+    def __init__(self, tokens=30):
+        super().__init__()
+        self.words = nn.Embedding(tokens, 6)
+        self.convs = nn.ModuleList(nn.Conv1d(6, 5, k) for k in (2, 3))
+        self.pool = nn.AdaptiveMaxPool1d(1)
+        self.out = nn.Linear(10, 4)
+
+    def forward(self, x):
+        x = self.words(x).transpose(1, 2)
+        return self.out(torch.cat([self.pool(torch.relu(c(x))) for c in self.convs], 1).flatten(1))
+
+
+TOKEN_MODELS = {
+    "mean": Mean,
+    "flat": Flat,
+    "convolved": Convolved,
+    "two tables": TwoTables,
+    "places": Places,
+    "text cnn": TextCNN,
+}
 RECIPES = {
     "int8": ({"format": "int8", "controller": "max-abs", "per": "channel"}, "int8", "max-abs"),
     "zero points": ({"format": "int4", "controller": "max-abs"}, "uint8", "min-max"),

@@ -94,6 +94,7 @@ def _interface(network: Network, name: str, layout: Layout) -> dict[str, Any]:
         "input_shape": ", ".join(map(str, first.shape)),
         "output_shape": ", ".join(map(str, network.types[last.name].shape)),
         "numbers_are": "x M + B of the last layer" if isinstance(last, Output) else "the channels of maxima",
+        "scores": any(isinstance(operation, Output) for operation in network.operations[:-1]),
         "scale": repr(float(first.scale)),
         "zero": plus(first.zero_point),
         "shift": last.shift if isinstance(last, Output) else None,

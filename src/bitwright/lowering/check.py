@@ -29,8 +29,8 @@ from bitwright.nn import (
 
 SUPPORTED = (
     "Linear, Conv1d, Conv2d, ConvTranspose2d, Embedding, BatchNorm1d, BatchNorm2d, additions, concatenations "
-    "of channels, average and global pools, ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, Flatten, Dropout, "
-    "Identity, Shortcut, transpose(1, 2), ZeroPad2d in front of a Conv2d, a last argmax"
+    "of channels, average and global pools, ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, adaptive max-pools "
+    "to 1, Flatten, Dropout, Identity, Shortcut, transpose(1, 2), ZeroPad2d in front of a Conv2d, a last argmax"
 )
 
 
@@ -97,6 +97,9 @@ def _node_problem(graph: ModelGraph, node: fx.Node) -> str | None:
     if isinstance(module, nn.MaxPool1d | nn.MaxPool2d):
         if module.dilation not in (1, (1,), (1, 1)) or module.ceil_mode or module.return_indices:
             return f"{node.target}: max-pools with dilation, ceil_mode or indices are not supported"
+    elif isinstance(module, nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d):
+        if module.output_size not in (1, (1,), (1, 1)) or module.return_indices:
+            return f"{node.target}: an adaptive max-pool leaves one position, and no indices"
     elif isinstance(module, nn.Flatten):
         if module.start_dim != 1:
             return f"{node.target}: flatten keeps the batch axis, and none behind it"

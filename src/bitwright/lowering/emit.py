@@ -397,6 +397,10 @@ class _Emitter:
                 for n in (module.kernel_size, module.stride, module.padding)
             )
             return self.build.append(integer.MaxPool(name, self._first(before), *numbers))
+        if isinstance(module, nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d):
+            x = self._first(before)
+            size = self.build.types[x].shape[1:]
+            return self.build.append(integer.MaxPool(name, x, size, size, (0,) * len(size)))
         if isinstance(module, nn.Flatten):
             return self._flatten(node, module, name)
         if isinstance(module, Shortcut):

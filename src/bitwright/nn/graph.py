@@ -33,7 +33,9 @@ POSITIONAL = (
     nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity, nn.ZeroPad2d, Shortcut, Transpose,
 )  # fmt: skip
 """Modules that in eval only move elements, add zeros, or do nothing."""
-MONOTONE = (nn.ReLU, nn.Hardtanh, nn.MaxPool1d, nn.MaxPool2d)
+MONOTONE = (
+    nn.ReLU, nn.Hardtanh, nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
+)  # fmt: skip
 """Modules that commute with rounding to a grid."""
 TRANSPARENT = (*POSITIONAL, *MONOTONE)
 Norm = BatchNorm1d | BatchNorm2d

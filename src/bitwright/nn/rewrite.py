@@ -134,6 +134,8 @@ _BASE_NAMES: dict[type[nn.Module], str] = {
     Concat: "cat",
     nn.MaxPool1d: "max_pool",
     nn.MaxPool2d: "max_pool",
+    nn.AdaptiveMaxPool1d: "max_pool",
+    nn.AdaptiveMaxPool2d: "max_pool",
     nn.AvgPool1d: "avg_pool",
     nn.AvgPool2d: "avg_pool",
     nn.AdaptiveAvgPool1d: "avg_pool",
@@ -213,22 +215,40 @@ def _max_pool(kind: type[nn.Module]) -> Callable[..., _Call | None]:
         ceil_mode: bool = False,
         return_indices: bool = False,
     ) -> _Call | None:
+        if return_indices or _any_size(kernel_size, stride, padding):
+            return None
         module = kind(kernel_size, stride or None, padding, dilation, ceil_mode=ceil_mode)
-        return None if return_indices else _Call(module, input)
+        return _Call(module, input)
 
     return read
 
 
-def _avg_pool(kind: type[nn.Module]) -> Callable[..., _Call]:
-    def read(input: Any, kernel_size: Any, stride: Any = None, *args: Any, **kwargs: Any) -> _Call:  # noqa: A002
-        return _Call(kind(kernel_size, stride or None, *args, **kwargs), input)
+def _any_size(*settings: Any) -> bool:
+    """Whether a pool's settings are sizes of a tensor, which a module cannot hold."""
+    found: list[fx.Node] = []
+    fx.node.map_arg(settings, found.append)
+    return bool(found)
+
+
+def _avg_pool(kind: type[nn.Module]) -> Callable[..., _Call | None]:
+    def read(
+        input: Any,  # noqa: A002
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        *args: Any,
+        **kwargs: Any,
+    ) -> _Call | None:
+        if _any_size(kernel_size, stride, padding):
+            return None
+        return _Call(kind(kernel_size, stride or None, padding, *args, **kwargs), input)
 
     return read
 
 
-def _adaptive(kind: type[nn.Module]) -> Callable[..., _Call]:
-    def read(input: Any, output_size: Any) -> _Call:  # noqa: A002
-        return _Call(kind(output_size), input)
+def _adaptive(kind: type[nn.Module]) -> Callable[..., _Call | None]:
+    def read(input: Any, output_size: Any, return_indices: bool = False) -> _Call | None:  # noqa: A002
+        return None if return_indices or _any_size(output_size) else _Call(kind(output_size), input)
 
     return read
 
@@ -299,6 +319,8 @@ _FUNCTIONS: dict[Any, Callable[..., _Call | None]] = {
     F.avg_pool2d: _avg_pool(nn.AvgPool2d),
     F.adaptive_avg_pool1d: _adaptive(nn.AdaptiveAvgPool1d),
     F.adaptive_avg_pool2d: _adaptive(nn.AdaptiveAvgPool2d),
+    F.adaptive_max_pool1d: _adaptive(nn.AdaptiveMaxPool1d),
+    F.adaptive_max_pool2d: _adaptive(nn.AdaptiveMaxPool2d),
     torch.mean: _mean,
     torch.flatten: _flatten,
     torch.transpose: _transpose,
