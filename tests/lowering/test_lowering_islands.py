@@ -84,6 +84,14 @@ MODELS = {
         ["3", "6"],
         (2, 9, 8),
     ),
+    "what would be integers": (  # a float first layer as in DoReFa, with its norm and ReLU; a pool
+        lambda: nn.Sequential(
+            nn.Softmax(1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(24, 3),
+        ),
+        ["0", "1", "2", "5"],
+        (3, 6, 8),
+    ),
     "the ends": (
         lambda: nn.Sequential(
             nn.InstanceNorm1d(3), nn.Conv1d(3, 4, 3), nn.Flatten(), nn.Softmax(1), nn.Unflatten(1, (4, 6))
@@ -130,6 +138,21 @@ def test_a_chain_computes_the_codes_of_the_model(kind):
     rows = [row["operation"] for row in chain.explain() if row["kernel"] == "float island"]
     assert rows == islands
     assert all(name in repr(chain) for name in islands)
+
+
+def test_dorefa_ends_in_float():
+    """Its first and last layers are islands, the norm of the first one too."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.Hardtanh(0, 1), nn.Conv2d(6, 5, 3), nn.BatchNorm2d(5),
+        nn.MaxPool2d(2), nn.Hardtanh(0, 1), nn.Flatten(), nn.Linear(20, 3),
+    )  # fmt: skip
+    bw.quantize_(model, "dorefa", verbose=False)
+    x = torch.rand(6, 2, 9, 8)
+    model(x)
+    chain = bw.lower(model, x, float_islands=["0", "1", "8"])
+    assert [operation.kind for operation in chain.operations] == ["input", "conv", "output"]
+    assert bw.verify(model, chain, [x]).differing == 0
 
 
 def test_a_difference_in_an_island_is_found():

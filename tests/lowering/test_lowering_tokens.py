@@ -14,6 +14,7 @@ from torch import nn
 import bitwright as bw
 from bitwright.errors import InvalidTypeError, InvalidValueError
 from bitwright.formats import UInt
+from bitwright.kernels import available_isas
 from bitwright.nn import Embedding
 from bitwright.quantize import quantizers
 
@@ -23,8 +24,9 @@ def test_networks_over_tokens_compute_the_same_codes(kind, recipe):
     model, x, _ = token_model(kind, recipe)
     network = bw.lower(model, x)
     assert network.input.counts
-    for backend in ("interpreter", "engine"):
-        result = bw.verify(model, network, [x[:4], x[4:]], backend=backend)
+    for isa in (None, *available_isas()):
+        backend = "interpreter" if isa is None else "engine"
+        result = bw.verify(model, network, [x[:4], x[4:]], backend=backend, isa=isa)
         assert result.differing == 0, result
         assert any("words" in tensor and "weight" in tensor for tensor in result.elements)
         assert "output" in result.elements

@@ -30,7 +30,7 @@ from bitwright.nn import (
 SUPPORTED = (
     "Linear, Conv1d, Conv2d, ConvTranspose2d, Embedding, BatchNorm1d, BatchNorm2d, additions, concatenations "
     "of channels, average and global pools, ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, adaptive max-pools "
-    "to 1, Flatten, Dropout, Identity, Shortcut, transpose(1, 2), ZeroPad2d in front of a Conv2d, a last argmax"
+    "to 1, Flatten, Dropout, Identity, Shortcut, transpose(1, 2), ZeroPad2d before a Conv2d, a last argmax"
 )
 
 

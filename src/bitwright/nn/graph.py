@@ -173,6 +173,10 @@ class ModelGraph:
         known = self.is_transparent(node) or isinstance(module, ComputeLayer | Embedding | Join | Norm)
         return not known or str(node.target) in self.islands
 
+    def is_norm(self, node: fx.Node) -> bool:
+        """Whether a node is a norm that integers compute."""
+        return isinstance(self.module(node), Norm) and not self.is_island(node)
+
     def is_input(self, node: fx.Node) -> bool:
         """Whether a node gives floats that slots quantise: the model's input, or an island."""
         return node.op == "placeholder" or self.is_island(node)
@@ -211,14 +215,14 @@ class ModelGraph:
 
     def _source(self, node: fx.Node) -> Source:
         module, readers = self.module(node), tuple(self.readers.get(node, ()))
-        if isinstance(module, Norm) and (problem := self._norm_problem(node)):
+        if self.is_norm(node) and (problem := self._norm_problem(node)):
             return Source(node, readers, problem=problem)
         problem = self._reader_problem(node, readers)
         if problem is not None:
             return Source(node, readers, problem=problem)
         if isinstance(module, Concat):
             return Source(node, readers, primary=module.slots.of("activation"))
-        norms = [reader.node for reader in readers if isinstance(self.module(reader.node), Norm)]
+        norms = [reader.node for reader in readers if self.is_norm(reader.node)]
         if self._folds_norm(node, readers):
             return Source(node, readers, norm=norms[0])
         found = [quantizer for reader in readers if (quantizer := self.quantizer(reader)) is not None]
@@ -232,7 +236,7 @@ class ModelGraph:
 
         A max-pool may lie between a layer and its norm, which then evaluates the integers.
         """
-        if len(readers) != 1 or not isinstance(self.module(readers[0].node), Norm):
+        if len(readers) != 1 or not self.is_norm(readers[0].node):
             return False
         kept: tuple[type[nn.Module], ...] = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity)
         module = self.module(node)
@@ -279,7 +283,7 @@ class ModelGraph:
         elif isinstance(module, ComputeLayer | Join):
             if self.quantizer(reader) is None:
                 problem = f"{reader.node.target} takes float activations"
-        elif not isinstance(module, Norm):
+        elif not self.is_norm(reader.node):
             problem = f"{self.describe(reader.node)} follows it"
         return problem
 

@@ -90,6 +90,8 @@ def link_folds(model: nn.Module, islands: Collection[str] = ()) -> ModelGraph:
 def _fold(graph: ModelGraph, source: Source, codes: set[fx.Node]) -> Fold | None:
     """The fold that ends at this source's readers, handed to the modules that evaluate it."""
     node, module = source.node, graph.module(source.node)
+    if graph.is_island(node):
+        return None
     if isinstance(module, Norm):
         before = graph.source_of(node)
         assert before is not None
