@@ -34,6 +34,8 @@ class Builder:
     types: dict[str, TensorType] = field(default_factory=dict)
     turns: dict[tuple[str, tuple[int, ...]], str] = field(default_factory=dict)
     """(tensor, axes) -> the same numbers with the axes in that order."""
+    flattened: set[str] = field(default_factory=set)
+    """Vectors made of tensors whose channels the model has last."""
 
     def free(self, name: str) -> str:
         """`name`, with an underscore for each layer or tensor that is called so too."""

@@ -13,10 +13,12 @@ from torch import fx, nn
 
 from bitwright import integer
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Binary, Rounding, Ternary, UInt, twin
+from bitwright.formats import Binary, Rounding, Ternary, twin
 from bitwright.integer import Codes, Network
-from bitwright.lowering.builder import Builder, scale_of, zero_point_of
-from bitwright.lowering.islands import CHAIN_NOTE, Chain, FloatIsland, chain_notes
+from bitwright.lowering.builder import Builder, zero_point_of
+from bitwright.lowering.ends import Ends
+from bitwright.lowering.islands import Chain
+from bitwright.lowering.weights import stored_weight, window_of
 from bitwright.nn import (
     Accumulators,
     Add,
@@ -43,9 +45,6 @@ from bitwright.nn import (
     window,
 )
 from bitwright.quantize import Quantizer
-
-ARGMAX_BOUND = 1 << 23
-"""Below it different sums stay different in the float32 that the model compares."""
 
 
 @dataclass(frozen=True)
@@ -76,49 +75,44 @@ def emit(graph: ModelGraph, example: torch.Tensor, meta: Mapping[str, Any], argm
         example: a batch of inputs; of its numbers only the shape counts.
         argmax: whether the network ends in the argmax of the model's scores.
     """
-    emitter = _Emitter(graph, torch.zeros_like(example[:1]), Builder(graph.modules), argmax)
+    build = Builder(graph.modules)
+    emitter = _Emitter(graph, build, Ends(graph, build, torch.zeros_like(example[:1])), argmax)
     for node in graph.live:
         if node not in graph.floating:
             emitter.node(node)
-    chained = emitter.close(meta)
-    network = Chain(chained, meta) if graph.islands else chained[0]
-    assert isinstance(network, Network | Chain)
+    network = emitter.ends.network(meta)
     return Lowered(network, emitter.slots, emitter.accumulators, emitter.turned, emitter.pads)
 
 
 @dataclass
 class _Emitter:
     graph: ModelGraph
-    zeros: torch.Tensor
-    """What goes into the present part, as zeros."""
     build: Builder
+    ends: Ends
     argmax: bool
-    parts: list[list[integer.Operation] | FloatIsland] = field(default_factory=list)
-    """What is complete: the operations of networks, and what lies between."""
     held: dict[fx.Node, str] = field(default_factory=dict)
     """Node -> the tensor that holds its integers: levels of its source's primary, or raw numbers."""
     last: set[fx.Node] = field(default_factory=set)
     """Nodes whose channels, first here, are the model's last axis."""
-    flattened: set[str] = field(default_factory=set)
-    """Vectors made of tensors whose channels the model has last."""
     slots: dict[tuple[str, str], str] = field(default_factory=dict)
     turned: set[tuple[str, str] | str] = field(default_factory=set)
     pads: dict[str, tuple[int, ...]] = field(default_factory=dict)
     requantized: dict[tuple[str, Quantizer], str] = field(default_factory=dict)
-    leaving: tuple[Affine, str] | None = None
-    """What maps the numbers that leave the integers to values, and its layer's name."""
     accumulators: dict[str, str] = field(default_factory=dict)
 
     def node(self, node: fx.Node) -> None:
         module = self.graph.module(node)
         if self.graph.is_island(node):
-            self._island(node)
+            root, _ = self.graph.root(node.all_input_nodes[0])
+            turned = root in self.held and self._is_turned(root)
+            self._enter(node, self.ends.island(node, self.held.get(root), turned))
         elif node.op == "placeholder":
-            self._input(node, "input")
+            self._enter(node, self.ends.enter(node, "input"))
         elif node.op == "output":
             self._output(node)
         elif is_argmax(node):
-            self._argmax(node.all_input_nodes[0])
+            (scores,) = node.all_input_nodes
+            self.ends.argmax(self.held[scores], self._is_turned(scores))
         elif isinstance(module, ComputeLayer):
             self.held[node] = self._product(node, module)
         elif isinstance(module, Embedding):
@@ -135,6 +129,10 @@ class _Emitter:
         else:
             self.held[node] = self._transparent(node, module)
 
+    def _enter(self, node: fx.Node, made: str | None) -> None:
+        if made is not None:
+            self.held[node] = made
+
     def _name(self, node: fx.Node) -> str:
         """The module's; a further call of the same module is counted."""
         name = str(node.target)
@@ -148,102 +146,17 @@ class _Emitter:
         """Whether a node's channels are first here and last in the model."""
         return node in self.last and self.build.rank(self.held[node]) > 1
 
-    # --- ends -----------------------------------------------------------------------------------------
-
-    def _input(self, node: fx.Node, name: str) -> None:
-        """The operation that makes a part's first codes; none where only an island takes the numbers."""
-        source, name, shape = self.graph.sources[node], self.build.free(name), tuple(self.zeros.shape[1:])
-        readers = [self.graph.module(reader.node) for reader in source.readers]
-        tables = [module for module in readers if isinstance(module, Embedding)]
-        quantizer = source.primary
-        if tables:
-            form = UInt(max(1, max(table.num_embeddings - 1 for table in tables).bit_length()))
-            made = integer.Input(name, "", shape, form, 1.0)
-        elif quantizer is not None:
-            scale, zero_point = scale_of(quantizer), zero_point_of(quantizer)
-            made = integer.Input(name, "", shape, quantizer.format, scale, zero_point)
-        elif node.op == "placeholder" and not any(self.graph.is_island(r.node) for r in source.readers):
-            raise InvalidValueError("the input goes to a quantised layer", got="nothing", where=node.name)
-        else:
-            return
-        self.held[node] = self.build.append(made)
-
-    def _island(self, node: fx.Node) -> None:
-        """The present part ends here with the values that the island takes; what it gives begins the next."""
-        root, path = self.graph.root(node.all_input_nodes[0])
-        turned = False
-        if root in self.held:
-            turned = self._is_turned(root)
-            values = self._values(self.held[root], f"{node.target}.values")
-            self.parts.append(self.build.close())
-            shape = self.build.types[values].shape
-            self.zeros = torch.zeros((1, *(shape[1:] + shape[:1] if turned else shape)))
-        readers = self.graph.sources[node].readers
-        behind = [step for reader in readers if reader.node.op == "output" for step in reader.path]
-        modules = [self.graph.module(step) for step in (*path, node, *behind)]
-        island = FloatIsland.of(str(node.target), [m for m in modules if m is not None], turned)
-        self.parts.append(island)
-        self.zeros = island.values(self.zeros)
-        self._input(node, f"{node.target}.codes")
-
     def _output(self, node: fx.Node) -> None:
         tensors = node.all_input_nodes
         if len(tensors) != 1 or node.args[0] is not tensors[0]:
             raise InvalidValueError("a network has one output", got=str(node.args[0]))
-        if is_argmax(tensors[0]) or self.graph.is_island(self.graph.root(tensors[0])[0]):
+        (scores,) = tensors
+        if is_argmax(scores) or self.graph.is_island(self.graph.root(scores)[0]):
             return
         if self.argmax:
-            self._argmax(tensors[0])
-            return
-        self._scores(tensors[0], "output")
-
-    def _scores(self, node: fx.Node, name: str) -> str:
-        """A node's values, in the model's order."""
-        assert self.leaving is not None
-        if self._is_turned(node):
-            raise InvalidValueError(
-                "what leaves the network has its channels in front",
-                got=f"the scores of each position, with channels last, of {self.leaving[1]}",
-                where=str(node.target),
-                fix="return scores.transpose(1, 2); or is the example no batch of the model's inputs?",
-            )
-        return self._values(self.held[node], name)
-
-    def _values(self, held: str, name: str) -> str:
-        """Raw numbers as float32."""
-        assert self.leaving is not None
-        affine, _ = self.leaving
-        # a flatten may have come between: its rows are channels times positions
-        repeats = self.build.channels(held) // len(affine.offset)
-        spread = np.tile if held in self.flattened else np.repeat
-        multiplier = spread(affine.multiplier.reshape(-1).numpy(), repeats)
-        offset = spread(affine.offset.numpy(), repeats)
-        return self.build.append(
-            integer.Output(self.build.free(name), held, multiplier, offset, affine.shift)
-        )
-
-    def _argmax(self, node: fx.Node) -> None:
-        """Of the scores; of the integers themselves where they are in the scores' order."""
-        assert self.leaving is not None
-        affine, _ = self.leaving
-        held, multiplier = self.held[node], affine.multiplier.reshape(-1)
-        alike = bool((multiplier == multiplier[0]).all()) and int(multiplier[0]) > 0
-        exact = self.build.types[held].bound <= ARGMAX_BOUND
-        if not alike or bool(affine.offset.any()) or not exact or self._is_turned(node):
-            held = self._scores(node, "scores")
-        self.build.append(integer.Argmax(self.build.free("output"), held))
-
-    def close(self, meta: Mapping[str, Any]) -> list[Network | FloatIsland]:
-        """All parts; of several, each network says which it is."""
-        if self.build.operations:
-            self.parts.append(self.build.close())
-        notes = chain_notes(self.parts) if len(self.parts) > 1 else [None]
-        return [
-            part
-            if isinstance(part, FloatIsland)
-            else Network(part, meta if note is None else {**meta, CHAIN_NOTE: note})
-            for part, note in zip(self.parts, notes, strict=True)
-        ]
+            self.ends.argmax(self.held[scores], self._is_turned(scores))
+        else:
+            self.ends.scores(self.held[scores], self._is_turned(scores), "output")
 
     # --- sources --------------------------------------------------------------------------------------
 
@@ -259,10 +172,10 @@ class _Emitter:
         if isinstance(geometry, LinearGeometry):
             made = self.build.append(integer.Linear(name, source, weight))
         elif isinstance(geometry, ConvGeometry):
-            slides = _window(geometry, self.pads.get(layer.slots.layer))
+            slides = window_of(geometry, self.pads.get(layer.slots.layer))
             made = self.build.append(integer.Conv(name, source, weight, *slides))
         else:
-            what, more = _window(geometry.conv), geometry.output_padding
+            what, more = window_of(geometry.conv), geometry.output_padding
             made = self.build.append(integer.ConvTranspose(name, source, weight, *what, more))
         fold = layer.fold
         assert fold is not None
@@ -382,7 +295,7 @@ class _Emitter:
         affine = Affine(multiplier, offset, affine.shift)
         if len(inputs) > 1:
             x, affine = self.build.sums(affine, inputs, name)
-        self.leaving = (affine, fold.source.name)
+        self.ends.leaving = (affine, fold.source.name)
         return x
 
     # --- what lies between ----------------------------------------------------------------------------
@@ -441,7 +354,7 @@ class _Emitter:
                 where=name,
             )
         made = self.build.flatten(self._first(before), name, axes)
-        self.flattened.add(made)
+        self.build.flattened.add(made)
         return made
 
     def _clip(self, node: fx.Node, held: str, low: float, high: float) -> str:
@@ -467,28 +380,3 @@ class _Emitter:
         if first > self.build.types[held].low or last < self.build.types[held].high:
             return self.build.append(integer.Clip(self._name(node), held, first, last))
         return held
-
-
-def stored_weight(layer: ComputeLayer | Embedding) -> Codes:
-    """The codes of a layer's weight, as its quantiser makes them in eval, with the output channel first.
-
-    Of an embedding: its rows.
-    """
-    quantizer = layer.slots.of("forward.weight")
-    assert quantizer is not None
-    form, numbers = quantizer.format, quantizer(layer.weight.detach().cpu()).levels
-    codes = numbers if form.integral else form.encode(numbers)
-    rows = codes if isinstance(layer, Embedding) else layer.geometry.by_output(codes)
-    return Codes.pack(form, rows.numpy().astype(np.int64))
-
-
-def _window(
-    conv: ConvGeometry, zeros: tuple[int, ...] | None = None
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
-    """Stride, padding, dilation and groups of an integer convolution, with what a module in front pads."""
-    padding = conv.padding
-    if zeros is not None:
-        left, right, top, bottom = zeros
-        own = padding if len(padding) == 4 else (padding[0], padding[0], padding[1], padding[1])
-        padding = (own[0] + top, own[1] + bottom, own[2] + left, own[3] + right)
-    return conv.stride, padding, conv.steps, conv.groups
