@@ -248,9 +248,18 @@ def test_what_cannot_be_an_island_is_said():
     message = refusal(Skip(), islands=["norm"])
     assert "norm: everything goes through a float island, but add (Add) takes what a (Linear) made" in message
     assert "b (Softmax)" not in message
-    bw.quantize_(model := Head(nn.GELU()), RECIPE, verbose=False)
-    with pytest.raises(InvalidValueError, match="returns the model's scores"):
-        bw.lower(model, torch.zeros(2, 6), output="argmax", float_islands=["norm"])
+
+
+def test_a_chain_can_end_in_an_argmax():
+    model, x = prepared(MODELS["layer norm"][0], (5,))
+    chain = bw.lower(model, x, output="argmax", float_islands=["head.norm"])
+    result = bw.verify(model, chain, [x])
+    assert result.differing == 0
+    assert result.elements["output"] == len(x)
+    assert chain(x).tolist() == model.eval()(x).argmax(1).tolist()
+    model, x = prepared(lambda: nn.Sequential(nn.Linear(5, 4), nn.Softmax(1)), (5,))
+    with pytest.raises(InvalidValueError, match="an argmax takes the scores of integers"):
+        bw.lower(model, x, output="argmax", float_islands=["1"])
 
 
 def test_a_module_that_fx_cannot_follow_can_be_an_island():

@@ -151,7 +151,13 @@ class _Emitter:
         if len(tensors) != 1 or node.args[0] is not tensors[0]:
             raise InvalidValueError("a network has one output", got=str(node.args[0]))
         (scores,) = tensors
-        if is_argmax(scores) or self.graph.is_island(self.graph.root(scores)[0]):
+        if is_argmax(scores):
+            return
+        if self.graph.is_island(self.graph.root(scores)[0]):
+            if self.argmax:
+                raise InvalidValueError(
+                    "an argmax takes the scores of integers", got="those of an island", where=str(scores)
+                )
             return
         if self.argmax:
             self.ends.argmax(self.held[scores], self._is_turned(scores))

@@ -66,8 +66,6 @@ def lower(
     """
     if output not in ENDS:
         raise unknown_name("output", output, ENDS)
-    if float_islands is not None and output != "scores":
-        raise InvalidValueError("a chain with float islands returns the model's scores", got=output)
     made = lowered(model, example, meta, output=output, islands=float_islands or ()).network
     return Chain([made], meta) if float_islands is not None and isinstance(made, Network) else made
 

@@ -137,9 +137,9 @@ def verify(
 
 def _expected(model: nn.Module, network: Network | Chain, batch: torch.Tensor) -> Lowered:
     """What lowering the model now gives, in the form that the network has."""
-    if isinstance(network, Chain):
-        return lowered(model, batch[:1], islands=[island.name for island in network.islands])
     ends = "argmax" if isinstance(network.operations[-1], Argmax) else "scores"
+    if isinstance(network, Chain):
+        return lowered(model, batch[:1], output=ends, islands=[island.name for island in network.islands])
     return lowered(model, torch.zeros((1, *network.input.shape)), output=ends)
 
 

@@ -215,8 +215,13 @@ def _max_pool(kind: type[nn.Module]) -> Callable[..., _Call | None]:
         ceil_mode: bool = False,
         return_indices: bool = False,
     ) -> _Call | None:
-        if return_indices or _any_size(kernel_size, stride, padding):
+        if return_indices:
             return None
+        if _any_size(kernel_size, stride, padding):
+            line = kind is nn.MaxPool1d
+            adaptive = nn.AdaptiveMaxPool1d(1) if line else nn.AdaptiveMaxPool2d(1)
+            whole = stride is None and padding == 0 and _is_whole(kernel_size, input, line)
+            return _Call(adaptive, input) if whole else None
         module = kind(kernel_size, stride or None, padding, dilation, ceil_mode=ceil_mode)
         return _Call(module, input)
 
@@ -228,6 +233,22 @@ def _any_size(*settings: Any) -> bool:
     found: list[fx.Node] = []
     fx.node.map_arg(settings, found.append)
     return bool(found)
+
+
+def _is_whole(kernel: Any, x: fx.Node, line: bool) -> bool:
+    """Whether a pool's kernel is the size of all positions of x: x.shape[2:], or x.size(2) of a `line`."""
+    if not isinstance(kernel, fx.Node):
+        return False
+    if kernel.target == "size":
+        return line and kernel.args[0] is x and kernel.args[1:] in ((2,), (-1,))
+    if kernel.target is not operator.getitem:
+        return False
+    shape, index = kernel.args
+    if not isinstance(shape, fx.Node) or shape.args[0] is not x:
+        return False
+    full = shape.args[1:] == (() if shape.target == "size" else ("shape",))
+    known = (2, -1, slice(2, None), slice(-1, None)) if line else (slice(2, None), slice(-2, None))
+    return full and index in known
 
 
 def _avg_pool(kind: type[nn.Module]) -> Callable[..., _Call | None]:
