@@ -50,7 +50,7 @@ def test_the_tables_fit_and_say_everything(inspect, model):
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert max(map(len, lines)) <= 100
-    assert "version 2" in out
+    assert "version 3" in out
     assert "intact" in out
     assert "class 0, class 1" in out
     assert "(30)" in out

@@ -129,10 +129,10 @@ def _expected(one, layout, last, expected, n):
         name = placed.stage.result
         result = placed.result
         levels = expected[name][n]
-        if name == last.name and last.kind == "output":
-            source = expected[last.input][n]
+        if (end := one.network.operation(name)).kind == "output":
+            source = expected[end.input][n]
             shape = (-1, *(1,) * (source.ndim - 1))
-            levels = source * last.multiplier.reshape(shape) + last.offset.reshape(shape)
+            levels = source * end.multiplier.reshape(shape) + end.offset.reshape(shape)
         memory = levels if result.plain else np.moveaxis(levels, 0, -1)
         stored = memory.reshape(-1) - result.base
         if name == last.name:

@@ -188,12 +188,16 @@ def graphs(draw):
         graph.step(index)
     last = list(graph.types)[-1]
     channels, bound = graph.types[last].shape[0], graph.types[last].bound
-    if draw(st.booleans()):
+    end = draw(st.sampled_from(["argmax", "scores", "both"]))
+    name = "scores" if end == "both" else "out"
+    if end == "argmax":
         graph.add(Argmax("out", last))
     elif bound < 1 << 40:
         m, b = graph.ints(-99, 99, channels), graph.ints(-bound, bound, channels)
-        graph.add(Output("out", last, m, b, draw(st.integers(0, 45))))
+        graph.add(Output(name, last, m, b, draw(st.integers(0, 45))))
     else:
-        graph.add(Output("out", last, graph.ints(1, 1, channels), graph.ints(0, 0, channels), 0))
+        graph.add(Output(name, last, graph.ints(1, 1, channels), graph.ints(0, 0, channels), 0))
+    if end == "both":
+        graph.add(Argmax("out", "scores"))
     assume(isinstance(graph.operations[-1], Output | Argmax))
     return Network(graph.operations)

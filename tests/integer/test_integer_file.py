@@ -46,7 +46,7 @@ def test_files_of_version_1_compute_what_they_did(name, check, tmp_path):
     network.save(tmp_path / "new.bw")
     build().save(tmp_path / "built.bw")
     assert (tmp_path / "new.bw").read_bytes() == (tmp_path / "built.bw").read_bytes()
-    assert identify(tmp_path / "new.bw").version == 2
+    assert identify(tmp_path / "new.bw").version == 3
     assert identify(tmp_path / "new.bw").fits
 
 

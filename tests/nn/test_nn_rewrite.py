@@ -37,6 +37,19 @@ KNOWN = {
     "max_pool": (lambda m, x: F.max_pool2d(x, 3, 2, padding=1), ["MaxPool2d"]),
     "avg_pool": (lambda m, x: F.avg_pool2d(x, (2, 3), stride=1, padding=(1, 0)), ["AvgPool2d"]),
     "adaptive": (lambda m, x: F.adaptive_avg_pool2d(x, 1), ["AdaptiveAvgPool2d"]),
+    "adaptive max": (lambda m, x: F.adaptive_max_pool2d(x, (1, 1)), ["AdaptiveMaxPool2d"]),
+    "transposes": (
+        lambda m, x: x.transpose(1, 2).transpose(-1, 2).flatten(2).permute(0, 2, 1).mean(1),
+        ["Transpose", "Transpose", "GlobalAvgPool"],
+    ),
+    "windows of everything": (
+        lambda m, x: F.max_pool2d(x, x.shape[2:]) + F.max_pool2d(x, x.size()[-2:]),
+        ["AdaptiveMaxPool2d", "AdaptiveMaxPool2d", "Add"],
+    ),
+    "windows of a line": (
+        lambda m, x: F.max_pool1d(y := x.flatten(2), y.size(2)) + F.max_pool1d(y, y.shape[-1]),
+        ["AdaptiveMaxPool1d", "AdaptiveMaxPool1d", "Add"],
+    ),
     "mean": (lambda m, x: x.mean((2, 3)) + torch.mean(x, [-1, -2]), ["GlobalAvgPool"] * 2 + ["Add"]),
     "flatten": (lambda m, x: torch.flatten(x, 1) + x.flatten(start_dim=1), ["Flatten", "Flatten", "Add"]),
     "view": (lambda m, x: x.view(x.size(0), -1) + x.reshape(x.shape[0], -1), ["Flatten", "Flatten", "Add"]),
@@ -85,6 +98,12 @@ UNKNOWN = {
     "scaled": lambda m, x: torch.add(x, x, alpha=2),
     "cat of rows": lambda m, x: torch.cat([x, x], 2),
     "max with indices": lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0],
+    "windows of a tensor's size": lambda m, x: F.avg_pool2d(
+        F.max_pool2d(x, (1, x.shape[-1])), (x.size(2), 1)
+    ),
+    "windows of another's size": lambda m, x: F.max_pool2d(x, m.conv(x).shape[2:]) * 1.0,
+    "windows of half": lambda m, x: F.max_pool2d(x, x.shape[2:], 1),
+    "other transposes": lambda m, x: x.permute(0, 2, 1, 3).transpose(1, 3),
     "mean of everything": lambda m, x: x.mean(),
     "mean of the batch": lambda m, x: x.mean((0, 2)),
     "other shape": lambda m, x: x.view(-1, 4),

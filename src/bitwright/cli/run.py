@@ -58,12 +58,22 @@ def command(
     from bitwright.integer import load
 
     network = load(model, check=not no_check)
+    note = network.meta.get("float_islands")
     if explain:
         console.print(_plan(network))
+        if note is not None:
+            console.print(f"one part of a chain with float islands: {note}", markup=False)
     if not inputs:
         if explain:
             return
         raise click.UsageError("name at least one image or .npy file (or --explain)")
+    if note is not None:
+        raise FileFormatError(
+            "a file that runs alone is a whole network",
+            got=f"one part of a chain with float islands: {note}",
+            where=model,
+            fix="join the parts in Python with bitwright.lowering.Chain",
+        )
     if "preprocessing" not in network.meta:
         raise FileFormatError(
             "a model file that reads images carries its preprocessing",

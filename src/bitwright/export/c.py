@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bitwright import __version__
+from bitwright.errors import InvalidTypeError
 from bitwright.export.functions import Function
 from bitwright.export.layout import Layout, arrange
 from bitwright.export.text import Text, check_identifier, comment, identifiers, plus, render
@@ -49,9 +50,16 @@ def to_c(network: Network, name: str = "network", *, fuse: bool = True) -> CSour
         fuse: without it, every operation's tensor exists in memory, for comparisons.
 
     Raises:
+        InvalidTypeError: it is a chain with float islands.
         InvalidValueError: the name is no identifier.
         MissingExtraError: jinja2 is missing.
     """
+    if not isinstance(network, Network):
+        raise InvalidTypeError(
+            "C is written of one integer network",
+            got=network,
+            fix="export each of a chain's networks; what lies between is the caller's code",
+        )
     check_identifier(name)
     layout, text = arrange(network, fuse), Text()
     ids = identifiers(placed.stage.result for placed in layout.placed)
@@ -86,6 +94,7 @@ def _interface(network: Network, name: str, layout: Layout) -> dict[str, Any]:
         "input_shape": ", ".join(map(str, first.shape)),
         "output_shape": ", ".join(map(str, network.types[last.name].shape)),
         "numbers_are": "x M + B of the last layer" if isinstance(last, Output) else "the channels of maxima",
+        "scores": any(isinstance(operation, Output) for operation in network.operations[:-1]),
         "scale": repr(float(first.scale)),
         "zero": plus(first.zero_point),
         "shift": last.shift if isinstance(last, Output) else None,

@@ -20,6 +20,7 @@ from bitwright.integer import (
     Embedding,
     MaxPool,
     Network,
+    Output,
     Reshape,
     Transpose,
 )
@@ -190,9 +191,11 @@ class Function:
 
     def _argmax(self, operation: Argmax) -> dict[str, Any]:
         x = self.placed.sources[operation.input]
+        scores = isinstance(self.network.operation(operation.input), Output)
         return {
             "places": x.places,
             "channels": x.channels,
+            "real": "(float)" if scores else "",  # scores are compared as the float32 that they are
             "here": index(x),
             "there": index(x, channel="best"),
         }

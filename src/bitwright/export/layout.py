@@ -141,7 +141,9 @@ def _result(
     places = kind.elements // channels
     if isinstance(last, Output | Argmax):
         kind = _numbers(network, last)
-        return Tensor(kind, value_type(kind.bound), 0, places, 1, None)
+        made = Tensor(kind, value_type(kind.bound), 0, places, 1, None)
+        inside = stage.result in last_read  # an argmax reads the output
+        return replace(made, buffer=Buffer(made.bytes, index, last_read[stage.result])) if inside else made
     form, base = stored_as(kind)
     if isinstance(stage.first, Reshape | Transpose):  # the same numbers, in the order of the shape
         source = tensors[stage.first.input]

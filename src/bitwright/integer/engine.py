@@ -90,6 +90,8 @@ class Engine:
         self.types = types
         self.graph = Graph(isa)
         self.last = operations[-1]
+        self._scores: str | None = None
+        """The output whose argmax is the end."""
         self._plan: list[dict[str, Any]] = []
         self._readers: dict[str, list[Operation]] = {name: [] for name in types}
         for operation in operations:
@@ -124,6 +126,8 @@ class Engine:
         """The tensors that the stages make, by operation; the last is the output."""
         names = list(self._shown)
         y, kept = self.graph.run(self._images(x), threads, list(self._shown.values()))
+        if self._scores is not None:
+            names, kept = [*names, self._scores], [*kept, y]
         tensors = {
             name: array.reshape(len(x), *self.types[name].shape)
             for name, array in zip(names, kept, strict=True)
@@ -164,8 +168,13 @@ class Engine:
                 self._table(operation)
             case Embedding():
                 self._embedding(operation)
-            case Output() | Argmax():
-                self._output(operation)
+            case Output():
+                source = self._solid(operation.input)
+                self.graph.output(source.tensor, operation.multiplier, operation.offset, operation.shift)
+                self._scores = operation.name if operation is not self.last else None
+            case Argmax():  # taken of what the graph gives
+                if self._scores is None:
+                    self.graph.output_levels(self._solid(operation.input).tensor)
 
     def _keep(self, operation: Operation, tensor: Tensor, kernel: str, reason: str, macs: int = 0) -> None:
         """Records what an operation made."""
@@ -397,13 +406,6 @@ class Engine:
         rows = operation.weight.levels.astype(np.int64) - operation.zero_point
         result = self.graph.wide_table(tensor, 0, rows, made.low, made.high)
         self._keep(operation, result, "table", "a row for each token")
-
-    def _output(self, operation: Output | Argmax) -> None:
-        source = self._solid(operation.input)
-        if isinstance(operation, Argmax):
-            self.graph.output_levels(source.tensor)
-        else:
-            self.graph.output(source.tensor, operation.multiplier, operation.offset, operation.shift)
 
 
 def _choose(weight: np.ndarray, x: TensorType, groups: int) -> Choice:

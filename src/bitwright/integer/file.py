@@ -28,9 +28,9 @@ from bitwright.integer.operations import Operation
 from bitwright.integer.reader import Reader, typed
 
 MAGIC = "bitwright-network"
-VERSION = 2
+VERSION = 3
 """What is written."""
-READABLE = (1, 2)
+READABLE = (1, 2, 3)
 FIELDS = {"format", "version", "operations", "meta", "sha256"}
 
 
@@ -109,6 +109,8 @@ def load(path: str | Path, *, check: bool = True) -> Network:
         operations = [reader.operation(d) for d in typed(header, "operations", list)]
         if tensors:
             raise FileFormatError("every tensor belongs to an operation", got=sorted(tensors))
+        if header["version"] < 3 and any(o.kind == "output" for o in operations[:-1]):
+            raise FileFormatError("an argmax of an output came with version 3", got=header["version"])
         return Network(operations, typed(header, "meta", dict))
     except FileFormatError as error:
         raise FileFormatError(str(error), where=path) from error

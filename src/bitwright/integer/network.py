@@ -36,8 +36,8 @@ class Network:
     """A network of integer operations over tensors of codes. Immutable; knows nothing of torch.
 
     Args:
-        operations: in execution order, each on tensors of earlier ones: one Input first, one Output or
-            Argmax last.
+        operations: in execution order, each on tensors of earlier ones: one Input first; last one Output, one
+            Argmax, or an Output and its Argmax.
         meta: JSON values that travel with it: preprocessing, class names, where it came from.
 
     Raises:
@@ -57,6 +57,11 @@ class Network:
         first = self.operations[0]
         assert isinstance(first, Input)
         return first
+
+    @property
+    def last(self) -> str:
+        """The name of the operation whose tensor a call returns."""
+        return self.operations[-1].name
 
     def operation(self, name: str) -> Operation:
         """The operation of that name."""
@@ -78,7 +83,8 @@ class Network:
         """Run a batch.
 
         Args:
-            x: float32 [N, *input shape] (or its elements in one row), or codes of the input's format.
+            x: float32 [N, *input shape] (or its elements in one row), or codes of the input's format, as
+                integers of any type where a code is the number itself (tokens).
             backend: "engine" or "interpreter"; None takes the engine where it knows every operation.
             threads: of the engine; None follows torch where it is loaded, else the processors.
             isa: of the engine; None takes the best, or what BITWRIGHT_ISA says.
@@ -151,7 +157,8 @@ class Network:
                 fix="add the batch axis, even for one example",
             )
         array = np.ascontiguousarray(array.reshape(len(array), *shape))
-        if array.dtype == storage_type(first.format):
+        stored = storage_type(first.format)
+        if array.dtype == stored or (first.counts and array.dtype.kind in "iu"):
             bad = (array < first.format.code_min) | (array > first.format.code_max)
             bad |= (array == 0) & (0 not in first.format.codes())
             if bad.any():
@@ -161,9 +168,10 @@ class Network:
                     got=int(array[index]),
                     where=f"index {index} of the batch",
                 )
+            array = array.astype(stored, copy=False)
         elif array.dtype != np.float32:
             raise InvalidTypeError(
-                f"a batch is float32, or {storage_type(first.format)} codes of {first.format}",
+                f"a batch is float32, or {stored} codes of {first.format}",
                 got=array.dtype,
                 where="the network's input",
                 fix="convert it: x.astype(numpy.float32)",
@@ -200,15 +208,17 @@ class Network:
 
 
 def _check(operations: tuple[Operation, ...]) -> dict[str, TensorType]:
-    """The type of every tensor; names unique, inputs present, one Input first, one Output or Argmax last."""
+    """The type of every tensor; names unique, inputs present, its ends where they belong."""
     for operation in operations:
         if type(operation) not in OPERATIONS.values():
             raise InvalidTypeError(f"an operation is one of {', '.join(OPERATIONS)}", got=type(operation))
     ends = operations and isinstance(operations[0], Input) and isinstance(operations[-1], Output | Argmax)
     inner = operations[1:-1]
+    if inner and isinstance(inner[-1], Output) and isinstance(operations[-1], Argmax):
+        ends, inner = ends and operations[-1].inputs == (inner[-1].name,), inner[:-1]
     if not ends or any(isinstance(o, Input | Output | Argmax) for o in inner):
         raise InvalidValueError(
-            "a network begins with its one input and ends with its one output or argmax",
+            "a network begins with its one input and ends with its one output, its one argmax, or both",
             got=[o.kind for o in operations],
         )
     types: dict[str, TensorType] = {}

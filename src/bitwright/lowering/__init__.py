@@ -1,13 +1,16 @@
 """lowering: from a quantised module to an integer network, and the proof that both agree."""
 
-from bitwright.lowering.emit import stored_weight
+from bitwright.lowering.islands import Chain, FloatIsland
 from bitwright.lowering.lower import lower
 from bitwright.lowering.thresholds import find_thresholds
 from bitwright.lowering.verify import Difference, Verification, verify
+from bitwright.lowering.weights import stored_weight
 from bitwright.quantize import evaluating
 
 __all__ = [
+    "Chain",
     "Difference",
+    "FloatIsland",
     "Verification",
     "evaluating",
     "find_thresholds",

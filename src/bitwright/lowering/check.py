@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import fx, nn
 
 from bitwright.errors import InvalidValueError
@@ -11,6 +13,8 @@ from bitwright.nn import (
     Add,
     ComputeLayer,
     Conv2d,
+    Embedding,
+    FloatLayer,
     Fold,
     Join,
     ModelGraph,
@@ -18,14 +22,15 @@ from bitwright.nn import (
     Pool,
     Shortcut,
     Source,
+    embedding_problem,
     eval_rounding,
     is_argmax,
 )
 
 SUPPORTED = (
-    "Linear, Conv1d, Conv2d, ConvTranspose2d, BatchNorm1d, BatchNorm2d, additions, concatenations of "
-    "channels, average and global pools, ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, Flatten, Dropout, "
-    "Identity, Shortcut, ZeroPad2d in front of a Conv2d, a last argmax"
+    "Linear, Conv1d, Conv2d, ConvTranspose2d, Embedding, BatchNorm1d, BatchNorm2d, additions, concatenations "
+    "of channels, average and global pools, ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, adaptive max-pools "
+    "to 1, Flatten, Dropout, Identity, Shortcut, transpose(1, 2), ZeroPad2d before a Conv2d, a last argmax"
 )
 
 
@@ -37,13 +42,14 @@ def check(graph: ModelGraph) -> None:
         if (problem := _source_problem(graph, source)) is not None
     ]
     problems += [problem for node in graph.graph.nodes if (problem := _node_problem(graph, node)) is not None]
+    problems += _cut_problems(graph)
     if len([n for n in graph.graph.nodes if n.op == "placeholder"]) != 1:
         problems.append("the model takes more than one input")
     if problems:
         raise InvalidValueError(
             "a model to be lowered is a graph of quantised layers",
             got="; ".join(dict.fromkeys(problems)),
-            fix=f"supported: {SUPPORTED}",
+            fix=f"supported: {SUPPORTED}; a module stays in float where float_islands names it",
         )
 
 
@@ -52,7 +58,7 @@ def _source_problem(graph: ModelGraph, source: Source) -> str | None:
     module = graph.module(source.node)
     if isinstance(module, ComputeLayer) and (problem := Fold(Accumulators(module), None, None).problem):
         return problem
-    fold = module.fold if isinstance(module, ComputeLayer | Add | Pool | Norm) else None
+    fold = module.fold if isinstance(module, ComputeLayer | Embedding | Add | Pool | Norm) else None
     if fold is not None and fold.problem is not None:
         return fold.problem
     if source.problem is not None:
@@ -68,7 +74,7 @@ def _source_problem(graph: ModelGraph, source: Source) -> str | None:
         padded = any(isinstance(graph.module(n), Shortcut | nn.ZeroPad2d) for n in reader.path)
         if padded and any(isinstance(q.format, Binary) for q in (quantizer, source.primary) if q is not None):
             return "the zeros of a Shortcut or ZeroPad2d have no code in a binary slot"
-    if source.node.op == "placeholder" and source.primary is not None:
+    if graph.is_input(source.node) and source.primary is not None:
         rounding = eval_rounding(source.primary)
         if rounding is not Rounding.NEAREST_EVEN:
             places = [str(r.node.target) for r in source.readers if graph.quantizer(r) is source.primary]
@@ -81,21 +87,50 @@ def _source_problem(graph: ModelGraph, source: Source) -> str | None:
 
 def _node_problem(graph: ModelGraph, node: fx.Node) -> str | None:
     """Why a node has no operation in an integer network."""
-    if node.op in ("placeholder", "output") or is_argmax(node):
+    module, named = graph.module(node), str(node.target) in graph.islands
+    ends = node.op in ("placeholder", "output") or is_argmax(node)
+    if ends or node in graph.floating or (named and graph.is_island(node)):
         return None
-    module = graph.module(node)
     if node not in graph.live and module is not None:
         in_place = getattr(module, "inplace", False)
         return f"{node.target} works in place, and nothing takes its result" if in_place else None
     if isinstance(module, nn.MaxPool1d | nn.MaxPool2d):
         if module.dilation not in (1, (1,), (1, 1)) or module.ceil_mode or module.return_indices:
             return f"{node.target}: max-pools with dilation, ceil_mode or indices are not supported"
+    elif isinstance(module, nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d):
+        if module.output_size not in (1, (1,), (1, 1)) or module.return_indices:
+            return f"{node.target}: an adaptive max-pool leaves one position, and no indices"
     elif isinstance(module, nn.Flatten):
         if module.start_dim != 1:
             return f"{node.target}: flatten keeps the batch axis, and none behind it"
     elif isinstance(module, nn.ZeroPad2d):
         if not all(isinstance(graph.module(user), Conv2d) for user in node.users) or min(module.padding) < 0:
             return f"{node.target}: zeros are padded in front of a Conv2d, and nothing is cut off"
-    elif not (graph.is_transparent(node) or isinstance(module, ComputeLayer | Join | Norm)):
-        return f"{graph.describe(node)} is not supported"
+    elif not (graph.is_transparent(node) or isinstance(module, ComputeLayer | Embedding | Join | Norm)):
+        why = "takes several tensors; a float island takes one" if named else "is not supported"
+        return f"{graph.describe(node)} {why}{_advice(module)}"
     return None
+
+
+def _cut_problems(graph: ModelGraph) -> Iterator[str]:
+    """Tensors that go past a float island."""
+    place = {node: index for index, node in enumerate(graph.live)}
+    for island in graph.live:
+        if not graph.is_island(island) or str(island.target) not in graph.islands:
+            continue
+        for node in graph.live[: place[island]]:
+            for user in node.users:
+                if place.get(user, 0) > place[island]:
+                    yield (
+                        f"{island.target}: everything goes through a float island, but "
+                        f"{graph.describe(user)} takes what {graph.describe(node)} made in front of it"
+                    )
+
+
+def _advice(module: nn.Module | None) -> str:
+    """What there is to do about a module that no integer operation computes."""
+    if isinstance(module, nn.EmbeddingBag):
+        return ": its integers are an Embedding and a mean over the tokens, x.mean(1)"
+    if isinstance(module, FloatLayer | nn.Embedding):
+        return f": {embedding_problem(module) or 'the recipe left it in float'}"
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -12,7 +13,9 @@ import torch
 from torch import nn
 
 from bitwright.errors import InvalidValueError
-from bitwright.integer import Clip, Codes, Network, Operation, Reshape
+from bitwright.integer import Argmax, Clip, Codes, Network, Operation, Reshape
+from bitwright.lowering.emit import Lowered
+from bitwright.lowering.islands import Chain
 from bitwright.lowering.lower import lowered
 from bitwright.nn import Accumulator, Slots
 from bitwright.quantize import Quantized, evaluating
@@ -63,7 +66,7 @@ class Verification:
 
 def verify(
     model: nn.Module,
-    network: Network,
+    network: Network | Chain,
     batches: Iterable[torch.Tensor],
     *,
     backend: str | None = None,
@@ -79,8 +82,9 @@ def verify(
 
     Args:
         model: the quantised model that the network came from.
-        network: the integer network.
-        batches: inputs, float32 [N, ...].
+        network: the integer network, or its chain. Where it ends in an argmax that the model does not have,
+            the argmax of the model's scores is compared.
+        batches: inputs, float32 [N, ...], or int64 tokens where the model begins with an embedding.
         backend: "engine" or "interpreter"; None takes what the network would take.
         isa, threads: of the engine.
         progress: called after each batch with its number of examples.
@@ -90,16 +94,20 @@ def verify(
     """
     if any(p.device.type != "cpu" for p in model.parameters()):
         raise InvalidValueError("verify compares on the CPU", fix="call model.cpu() first")
+    batches = iter(batches)
+    head = next(batches, None)
+    if head is None:
+        raise InvalidValueError("verify compares at least one example", got="none")
+    networks = network.networks if isinstance(network, Chain) else (network,)
     chosen = network.backend(backend)
-    label = network.engine(isa).isa if chosen == "engine" else chosen
-    result = Verification(label)
-    example = torch.zeros((1, *network.input.shape))
-    expected = lowered(model, example)
+    result = Verification(networks[0].engine(isa).isa if chosen == "engine" else chosen)
+    tokens = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules())
+    expected = _expected(model, network, head)
     _compare_stored(result, network, expected.network)
     with evaluating(model), torch.no_grad(), _captured(model) as seen:
-        for batch in batches:
+        for batch in itertools.chain([head], batches):
             seen.clear()
-            output = model(batch.to(torch.float32)).numpy()
+            output = model(batch if tokens else batch.to(torch.float32)).numpy()
             tensors = network.trace(batch.numpy(), backend=chosen, isa=isa, threads=threads)
             start = result.examples
             for (layer, operand), name in expected.slots.items():
@@ -107,26 +115,32 @@ def verify(
                 if layer in expected.pads:
                     left, right, top, bottom = expected.pads[layer]
                     made = np.pad(made, ((0, 0), (0, 0), (top, bottom), (left, right)))
+                if (layer, operand) in expected.turned:
+                    made = np.moveaxis(made, 1, -1)
                 _compare(result, _shown(layer, operand), made, seen[layer, operand], start)
-            if expected.accumulator is not None:
-                layer, name = expected.accumulator
+            for layer, name in expected.accumulators.items():
                 made = _made(network, tensors, name)
+                if layer in expected.turned:
+                    made = np.moveaxis(made, 1, -1)
                 _compare(result, f"{layer} accumulator", made, seen[layer, "accumulator"], start)
-            last = network.operations[-1]
-            _compare(
-                result,
-                "output",
-                _bits(tensors[last.name]),
-                _bits(output),
-                start,
-                shown=(tensors[last.name], output),
-            )
+            made = tensors[network.last]
+            if made.dtype == np.int64 and output.dtype != np.int64:
+                output = output.argmax(1)
+            _compare(result, "output", _bits(made), _bits(output), start, shown=(made, output))
             result.examples += len(batch)
             if progress is not None:
                 progress(len(batch))
     if not result.examples:
         raise InvalidValueError("verify compares at least one example", got="none")
     return result
+
+
+def _expected(model: nn.Module, network: Network | Chain, batch: torch.Tensor) -> Lowered:
+    """What lowering the model now gives, in the form that the network has."""
+    ends = "argmax" if isinstance(network.operations[-1], Argmax) else "scores"
+    if isinstance(network, Chain):
+        return lowered(model, batch[:1], output=ends, islands=[island.name for island in network.islands])
+    return lowered(model, torch.zeros((1, *network.input.shape)), output=ends)
 
 
 @contextmanager
@@ -170,7 +184,7 @@ def _bits(array: np.ndarray) -> np.ndarray:
     return array.view(np.int32) if array.dtype == np.float32 else array
 
 
-def _made(network: Network, tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
+def _made(network: Network | Chain, tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
     """A tensor by name, or the one that it renames, where a backend fused the renaming away."""
     while name not in tensors:
         operation = network.operation(name)
@@ -180,7 +194,7 @@ def _made(network: Network, tensors: dict[str, np.ndarray], name: str) -> np.nda
     return tensors[name]
 
 
-def _compare_stored(result: Verification, network: Network, expected: Network) -> None:
+def _compare_stored(result: Verification, network: Network | Chain, expected: Network | Chain) -> None:
     """Weights, multipliers, offsets, shifts, thresholds, and the operations themselves."""
     ours = [(o.kind, o.name, o.inputs) for o in network.operations]
     theirs = [(o.kind, o.name, o.inputs) for o in expected.operations]

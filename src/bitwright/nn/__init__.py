@@ -1,6 +1,7 @@
 """nn: layers with quantiser slots, the seam for products, and eval as integers."""
 
 from bitwright.nn.arithmetic import Exact
+from bitwright.nn.embedding import Embedding, Rows, embedding_problem
 from bitwright.nn.fold import (
     Accumulator,
     Accumulators,
@@ -22,8 +23,6 @@ from bitwright.nn.graph import (
     UntraceableError,
     describe,
     is_argmax,
-    link_folds,
-    share_quantizers,
     trace,
 )
 from bitwright.nn.integer_norm import IntegerBatchNorm1d, IntegerBatchNorm2d, IntegerNorm, check_normalised
@@ -38,6 +37,7 @@ from bitwright.nn.joins import (
     Join,
     Pool,
     Shortcut,
+    Transpose,
     pool_problem,
     window,
 )
@@ -51,6 +51,7 @@ from bitwright.nn.layers import (
     block_axes,
     weight_axis,
 )
+from bitwright.nn.linking import link_folds, share_quantizers
 from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
 from bitwright.nn.rewrite import is_rewritten, restore, rewrite
 from bitwright.nn.shift_norm import ShiftBatchNorm1d, ShiftBatchNorm2d
@@ -84,6 +85,7 @@ __all__ = [
     "Conv2d",
     "ConvGeometry",
     "ConvTranspose2d",
+    "Embedding",
     "Exact",
     "FloatLayer",
     "Fold",
@@ -100,17 +102,20 @@ __all__ = [
     "Norm",
     "Pool",
     "Reader",
+    "Rows",
     "ShiftBatchNorm1d",
     "ShiftBatchNorm2d",
     "Shortcut",
     "Slots",
     "Source",
+    "Transpose",
     "TransposedGeometry",
     "UntraceableError",
     "block_axes",
     "check_normalised",
     "check_reduction",
     "describe",
+    "embedding_problem",
     "eval_rounding",
     "is_argmax",
     "is_rewritten",

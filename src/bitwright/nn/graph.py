@@ -1,35 +1,41 @@
-"""The graph of a model, read by torch.fx: what makes numbers, what reads them, and the folds between.
+"""The graph of a model, read by torch.fx: what makes numbers, and what reads them.
 
-A *source* makes numbers: a compute layer, an add, an average pool, a concat, a norm, the model's input. What
-lies behind it moves numbers or commutes with rounding (`TRANSPARENT`), up to its readers: slots, norms, the
-output. A norm that alone reads a layer, add or pool is folded into that source; any other norm takes codes.
+A *source* makes numbers: a compute layer, an embedding, an add, an average pool, a concat, a norm, the
+model's input. What lies behind it moves numbers or commutes with rounding (`TRANSPARENT`), up to its readers:
+slots, norms, the output. A norm that alone reads a layer, add or pool is folded into that source; any other
+norm takes codes.
 
 All slots with one spec that read one source share one quantiser. Of the quantisers that remain, the source
 rounds to its *primary*, the one with the most bits (signed before unsigned, then the first to run); every
 other slot makes its codes of the primary's.
+
+A module that we do not know, or that is named so, is a *float island*: integers end in front of it with
+values, and what it gives is an input anew.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Block
-from bitwright.nn.fold import Accumulators, Fold, Levels
-from bitwright.nn.joins import Add, Concat, Join, Pool, Shortcut
+from bitwright.nn.embedding import Embedding
+from bitwright.nn.joins import Add, Concat, Join, Pool, Shortcut, Transpose
 from bitwright.nn.layers import ComputeLayer
 from bitwright.nn.norm import BatchNorm1d, BatchNorm2d
-from bitwright.nn.slots import Slots
-from bitwright.quantize import Quantizer, QuantizerSpec
+from bitwright.quantize import Quantizer
 
-POSITIONAL = (nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity, nn.ZeroPad2d, Shortcut)
+POSITIONAL = (
+    nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity, nn.ZeroPad2d, Shortcut, Transpose,
+)  # fmt: skip
 """Modules that in eval only move elements, add zeros, or do nothing."""
-MONOTONE = (nn.ReLU, nn.Hardtanh, nn.MaxPool1d, nn.MaxPool2d)
+MONOTONE = (
+    nn.ReLU, nn.Hardtanh, nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
+)  # fmt: skip
 """Modules that commute with rounding to a grid."""
 TRANSPARENT = (*POSITIONAL, *MONOTONE)
 Norm = BatchNorm1d | BatchNorm2d
@@ -40,8 +46,12 @@ class UntraceableError(InvalidValueError):
 
 
 class _Tracer(fx.Tracer):
+    def __init__(self, islands: Collection[str]) -> None:
+        super().__init__()
+        self.islands = islands
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_leaf(m)
+        return is_leaf(m) or module_qualified_name in self.islands
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -50,14 +60,14 @@ def is_leaf(module: nn.Module) -> bool:
     return ours and not isinstance(module, nn.Sequential)
 
 
-def trace(model: nn.Module) -> fx.Graph:
-    """The graph of one forward pass; our modules and torch's are its leaves."""
+def trace(model: nn.Module, islands: Collection[str] = ()) -> fx.Graph:
+    """The graph of one forward pass; our modules, torch's and the named ones are its leaves."""
     if is_leaf(model):
         raise UntraceableError(
             "a single layer has no graph", got=type(model).__name__, fix="wrap it in nn.Sequential"
         )
     try:
-        return _Tracer().trace(model)
+        return _Tracer(islands).trace(model)
     except Exception as error:  # fx raises whatever the traced code raises
         raise UntraceableError(
             "the forward pass can be traced by torch.fx",
@@ -119,13 +129,15 @@ class ModelGraph:
 
     Args:
         model: with our modules in it.
+        islands: names of modules that stay in float.
 
     Raises:
         UntraceableError: torch.fx cannot follow it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.graph = trace(model)
+    def __init__(self, model: nn.Module, islands: Collection[str] = ()) -> None:
+        self.islands = frozenset(islands)
+        self.graph = trace(model, self.islands)
         self.modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
         called = [m for node in self.graph.nodes if (m := self.module(node)) is not None]
         # one module may be reached by several names, and be called several times
@@ -135,12 +147,15 @@ class ModelGraph:
         for node in self.graph.nodes:
             if not self.is_transparent(node):
                 for operand, tensor in self.operands(node):
-                    root, path = self._root(tensor)
+                    root, path = self.root(tensor)
                     self.readers.setdefault(root, []).append(Reader(node, path, operand))
         self.sources: dict[fx.Node, Source] = {}
         for node in self.graph.nodes:
-            if node.op == "placeholder" or isinstance(self.module(node), ComputeLayer | Join | Norm):
+            made = self.module(node)
+            if self.is_input(node) or isinstance(made, ComputeLayer | Embedding | Join | Norm):
                 self.sources[node] = self._source(node)
+        self.floating = self._floating()
+        """Nodes that run in float, with the island in front of them or behind."""
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """The module that a node calls."""
@@ -148,7 +163,23 @@ class ModelGraph:
 
     def is_transparent(self, node: fx.Node) -> bool:
         """Whether the numbers pass this node with at most their places and their ends changed."""
-        return isinstance(self.module(node), TRANSPARENT)
+        return isinstance(self.module(node), TRANSPARENT) and str(node.target) not in self.islands
+
+    def is_island(self, node: fx.Node) -> bool:
+        """Whether a node is a module of one tensor that computes in float."""
+        module = self.module(node)
+        if module is None or len(_tensors(node)) != 1:
+            return False
+        known = self.is_transparent(node) or isinstance(module, ComputeLayer | Embedding | Join | Norm)
+        return not known or str(node.target) in self.islands
+
+    def is_norm(self, node: fx.Node) -> bool:
+        """Whether a node is a norm that integers compute."""
+        return isinstance(self.module(node), Norm) and not self.is_island(node)
+
+    def is_input(self, node: fx.Node) -> bool:
+        """Whether a node gives floats that slots quantise: the model's input, or an island."""
+        return node.op == "placeholder" or self.is_island(node)
 
     def quantizer(self, reader: Reader) -> Quantizer | None:
         """Of the slot that reads; None for other readers, and where it stays float."""
@@ -174,7 +205,8 @@ class ModelGraph:
             else:
                 yield None, tensor
 
-    def _root(self, node: fx.Node) -> tuple[fx.Node, tuple[fx.Node, ...]]:
+    def root(self, node: fx.Node) -> tuple[fx.Node, tuple[fx.Node, ...]]:
+        """The node that makes a tensor's numbers, and the transparent ones between."""
         path: list[fx.Node] = []
         while self.is_transparent(node):
             path.append(node)
@@ -183,14 +215,14 @@ class ModelGraph:
 
     def _source(self, node: fx.Node) -> Source:
         module, readers = self.module(node), tuple(self.readers.get(node, ()))
-        if isinstance(module, Norm) and (problem := self._norm_problem(node)):
+        if self.is_norm(node) and (problem := self._norm_problem(node)):
             return Source(node, readers, problem=problem)
         problem = self._reader_problem(node, readers)
         if problem is not None:
             return Source(node, readers, problem=problem)
         if isinstance(module, Concat):
             return Source(node, readers, primary=module.slots.of("activation"))
-        norms = [reader.node for reader in readers if isinstance(self.module(reader.node), Norm)]
+        norms = [reader.node for reader in readers if self.is_norm(reader.node)]
         if self._folds_norm(node, readers):
             return Source(node, readers, norm=norms[0])
         found = [quantizer for reader in readers if (quantizer := self.quantizer(reader)) is not None]
@@ -204,7 +236,7 @@ class ModelGraph:
 
         A max-pool may lie between a layer and its norm, which then evaluates the integers.
         """
-        if len(readers) != 1 or not isinstance(self.module(readers[0].node), Norm):
+        if len(readers) != 1 or not self.is_norm(readers[0].node):
             return False
         kept: tuple[type[nn.Module], ...] = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity)
         module = self.module(node)
@@ -223,36 +255,58 @@ class ModelGraph:
 
     def source_of(self, node: fx.Node) -> Source | None:
         """The source that a node's first tensor comes from, where it is one."""
-        root, _ = self._root(node.all_input_nodes[0])
+        root, _ = self.root(node.all_input_nodes[0])
         return self.sources.get(root)
 
     def _reader_problem(self, node: fx.Node, readers: tuple[Reader, ...]) -> str | None:
-        if node.op == "call_module" and self.module(node) in self._repeated:
+        """Why what reads a node's numbers cannot take integers."""
+        if self.module(node) in self._repeated and not self.is_input(node):
             return f"{node.target} is called more than once"
-        for reader in readers:
-            if (culprit := self._in_place(node, reader)) is not None:
-                return f"{self.describe(culprit)} works in place on a tensor that others read"
-            module = self.module(reader.node)
-            if module in self._repeated:
-                return f"{reader.node.target} is called more than once"
-            if isinstance(module, ComputeLayer | Join):
-                if self.quantizer(reader) is None:
-                    return f"{reader.node.target} takes float activations"
-            elif reader.node.op == "output" or is_argmax(reader.node):
-                if len(readers) > 1:
-                    return "its result feeds the network's output and other operations"
-                return self._end_problem(node, reader)
-            elif not isinstance(module, Norm):
-                return f"{self.describe(reader.node)} follows it"
-        return None
+        problems = (self._problem_with(node, reader, readers) for reader in readers)
+        return next((problem for problem in problems if problem is not None), None)
+
+    def _problem_with(self, node: fx.Node, reader: Reader, readers: tuple[Reader, ...]) -> str | None:
+        if (culprit := self._in_place(node, reader)) is not None:
+            return f"{self.describe(culprit)} works in place on a tensor that others read"
+        if self.is_island(reader.node) or reader.node.op == "output" or is_argmax(reader.node):
+            if len(readers) > 1:
+                what = reader.node.target if self.is_island(reader.node) else "the network's output"
+                return f"its result feeds {what} and other operations"
+            return self._end_problem(node, reader)
+        module, problem = self.module(reader.node), None
+        if module in self._repeated:
+            problem = f"{reader.node.target} is called more than once"
+        elif isinstance(module, Embedding):
+            others = any(not isinstance(self.module(r.node), Embedding) for r in readers)
+            if node.op != "placeholder" or reader.path or others:
+                problem = f"{reader.node.target} takes tokens: a model's input that only embeddings read"
+        elif isinstance(module, ComputeLayer | Join):
+            if self.quantizer(reader) is None:
+                problem = f"{reader.node.target} takes float activations"
+        elif not self.is_norm(reader.node):
+            problem = f"{self.describe(reader.node)} follows it"
+        return problem
 
     def _end_problem(self, node: fx.Node, reader: Reader) -> str | None:
-        """Why a source's numbers cannot be the model's output."""
-        if any(isinstance(self.module(n), (*MONOTONE, Shortcut)) for n in reader.path):
+        """Why a source's numbers cannot leave the integers: for an island, or as the model's output."""
+        island, floats = self.is_island(reader.node), self.is_input(node)
+        if floats and (island or (self.is_island(node) and reader.node.op == "output")):
+            return None  # floats all the way
+        if floats or isinstance(self.module(node), Concat):
+            what = f"what {reader.node.target} takes" if island else "the network's output"
+            return f"it is {what}, but no result of arithmetic"
+        if not island and any(isinstance(self.module(n), (*MONOTONE, Shortcut)) for n in reader.path):
             return "a clip or pool lies between it and the network's output"
-        if node.op == "placeholder" or isinstance(self.module(node), Concat):
-            return "it is the network's output, but no result of arithmetic"
         return None
+
+    def _floating(self) -> frozenset[fx.Node]:
+        found = (
+            reader.path
+            for source in self.sources.values()
+            for reader in source.readers
+            if self.is_island(reader.node) or (self.is_island(source.node) and reader.node.op == "output")
+        )
+        return frozenset(node for path in found for node in path)
 
     def _in_place(self, node: fx.Node, reader: Reader) -> fx.Node | None:
         """What changes the source's tensor under other readers' eyes."""
@@ -283,103 +337,3 @@ def _tensors(node: fx.Node) -> list[fx.Node]:
 def _breadth(quantizer: Quantizer) -> tuple[int, bool]:
     form = quantizer.format
     return form.bits, form.code_min < 0 or quantizer.spec.controller.affine
-
-
-# --- what is done with it ----------------------------------------------------------------------------------
-
-
-def share_quantizers(model: nn.Module) -> None:
-    """Let slots of one spec that read one source share one quantiser: the first to run.
-
-    A concat's own quantiser counts among the readers of its result, and reads all of its inputs.
-    """
-    graph = ModelGraph(model)
-    parents: dict[Quantizer, Quantizer] = {}
-
-    def first(quantizer: Quantizer) -> Quantizer:
-        while quantizer in parents:
-            quantizer = parents[quantizer]
-        return quantizer
-
-    readers = [reader for found in graph.readers.values() for reader in found]
-    position = {node: place for place, node in enumerate(graph.graph.nodes)}
-    readers.sort(key=lambda reader: position[reader.node])
-    order = {graph.quantizer(reader): place for place, reader in reversed(list(enumerate(readers)))}
-    for node, found in graph.readers.items():
-        made = graph.module(node)
-        quantizers = [graph.quantizer(reader) for reader in found]
-        if isinstance(made, Concat):
-            quantizers.append(made.slots.of("activation"))
-        groups: dict[QuantizerSpec, Quantizer] = {}
-        for quantizer in quantizers:
-            # blocks run along each product's own axis
-            if quantizer is None or isinstance(quantizer.format, Block):
-                continue
-            pair = first(quantizer), first(groups.setdefault(quantizer.spec, quantizer))
-            one, other = sorted(pair, key=order.__getitem__)
-            if one is not other:
-                parents[other] = one
-    for holder in model.modules():
-        if isinstance(holder, Slots):
-            holder.merge(first)
-
-
-def link_folds(model: nn.Module) -> ModelGraph:
-    """Give every source its `Fold`, and every slot that reads another quantiser's codes that quantiser."""
-    graph = ModelGraph(model)
-    for found in model.modules():
-        if isinstance(found, Concat):
-            found.integers = False
-        elif isinstance(found, ComputeLayer | Join | Norm):
-            found.fold = None
-        if isinstance(found, Slots):
-            found.primaries = {}
-    codes: set[fx.Node] = set()
-    """Sources whose numbers are the primary's codes in eval."""
-    for node, source in graph.sources.items():
-        fold = None if source.problem is not None else _fold(graph, source, codes)
-        primary = source.primary
-        rounded = fold is not None and fold.problem is None
-        if node.op == "placeholder" or isinstance(graph.module(node), Concat):
-            rounded = source.problem is None
-        if primary is None or not rounded or not primary.format.integral:
-            continue
-        codes.add(node)
-        made = graph.module(node)
-        if isinstance(made, Concat):
-            made.integers = True
-        for reader in source.readers:
-            module, quantizer = graph.module(reader.node), graph.quantizer(reader)
-            if quantizer is not None and quantizer is not primary and quantizer.format.integral:
-                assert isinstance(module, ComputeLayer | Join)
-                module.slots.primaries[str(reader.operand)] = primary
-    return graph
-
-
-def _fold(graph: ModelGraph, source: Source, codes: set[fx.Node]) -> Fold | None:
-    """The fold that ends at this source's readers, handed to the modules that evaluate it."""
-    node, module = source.node, graph.module(source.node)
-    if isinstance(module, Norm):
-        before = graph.source_of(node)
-        assert before is not None
-        if before.norm is not node:  # it takes codes
-            if before.node in codes:
-                module.fold = Fold(Levels(str(node.target), [before.primary]), module, source.primary)
-            return module.fold
-        return _source_fold(graph.module(before.node), module, source.primary)
-    return None if source.norm is not None else _source_fold(module, None, source.primary)
-
-
-def _source_fold(module: nn.Module | None, norm: Norm | None, consumer: Quantizer | None) -> Fold | None:
-    if isinstance(module, ComputeLayer):
-        module.fold = Fold(Accumulators(module), norm, consumer)
-    elif isinstance(module, Add | Pool):
-        slots = module.slots
-        places = range(2 if isinstance(module, Add) else 1)
-        quantizers = [slots.of(f"{place}.activation") for place in places]
-        module.fold = Fold(Levels(slots.layer, quantizers), norm, consumer, by_norm=False)
-    else:  # codes: an input, or a concat
-        return None
-    if norm is not None:
-        norm.fold = module.fold
-    return module.fold

@@ -85,8 +85,20 @@ class Shortcut(nn.Module):
         return f"stride={self.stride}, before={self.before}, after={self.after}"
 
 
+class Transpose(nn.Module):
+    """x.transpose(1, 2): positions and channels of [N, L, C] or [N, C, L] change places."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, A, B, ...] -> [N, B, A, ...]."""
+        return x.transpose(1, 2)
+
+
 class GlobalAvgPool(nn.Module):
-    """x.mean(dims, keepdim): the mean over all positions; integers where `dims` are all axes behind C."""
+    """x.mean(dims, keepdim): the mean over all positions.
+
+    Integers where `dims` are all axes behind the channels, or all between the batch and channels that come
+    last (then without `keepdim`).
+    """
 
     slots: Slots
     accumulator: Accumulator
@@ -98,13 +110,18 @@ class GlobalAvgPool(nn.Module):
         self.slots, self.accumulator = Slots({}, ""), Accumulator()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, C, ...] -> [N, C], or [N, C, 1, ...]."""
+        """[N, C, ...] -> [N, C], or [N, C, 1, ...]; [N, ..., C] -> [N, C]."""
         y = _pooled(self, x, lambda values: values.mean(self.dims, self.keepdim))
         return y if self.keepdim else y.flatten(1)
 
     def covers(self, axes: int) -> bool:
         """Whether it leaves one position of a tensor with so many axes."""
-        return {d % axes for d in self.dims} == set(range(2, axes))
+        first = {d % axes for d in self.dims} == set(range(2, axes))
+        return first or (self.channels_last(axes) and not self.keepdim)
+
+    def channels_last(self, axes: int) -> bool:
+        """Whether what it leaves of so many axes is the last one."""
+        return axes > 2 and {d % axes for d in self.dims} == set(range(1, axes - 1))
 
     def extra_repr(self) -> str:
         return f"dims={self.dims}, keepdim={self.keepdim}"
@@ -206,8 +223,11 @@ def _pooled(pool: Pool, x: torch.Tensor, plain: Callable[[torch.Tensor], torch.T
     if fold is None or not covered or not fold.active(x.dim()):
         return plain(quantized.value())
     assert isinstance(fold.source, Levels)
-    what = window(pool, x.shape[2:])
-    sums = pool.accumulator(_window_sums(quantized.levels.detach(), what))
+    levels = quantized.levels.detach()
+    if isinstance(pool, GlobalAvgPool) and pool.channels_last(x.dim()):
+        levels = levels.movedim(-1, 1)
+    what = window(pool, levels.shape[2:])
+    sums = pool.accumulator(_window_sums(levels, what))
     return fold.apply((sums,), fold.source.line(math.prod(what.kernel), what.divisor), sums.dim() - 2)
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from bitwright.nn.graph import is_leaf
-from bitwright.nn.joins import Add, Concat, GlobalAvgPool
+from bitwright.nn.joins import Add, Concat, GlobalAvgPool, Transpose
 
 _ADDED = "_bitwright_added"
 """Class attribute of a rewritten module: the names of its new submodules."""
@@ -134,6 +134,8 @@ _BASE_NAMES: dict[type[nn.Module], str] = {
     Concat: "cat",
     nn.MaxPool1d: "max_pool",
     nn.MaxPool2d: "max_pool",
+    nn.AdaptiveMaxPool1d: "max_pool",
+    nn.AdaptiveMaxPool2d: "max_pool",
     nn.AvgPool1d: "avg_pool",
     nn.AvgPool2d: "avg_pool",
     nn.AdaptiveAvgPool1d: "avg_pool",
@@ -213,31 +215,82 @@ def _max_pool(kind: type[nn.Module]) -> Callable[..., _Call | None]:
         ceil_mode: bool = False,
         return_indices: bool = False,
     ) -> _Call | None:
+        if return_indices:
+            return None
+        if _any_size(kernel_size, stride, padding):
+            line = kind is nn.MaxPool1d
+            adaptive = nn.AdaptiveMaxPool1d(1) if line else nn.AdaptiveMaxPool2d(1)
+            whole = stride is None and padding == 0 and _is_whole(kernel_size, input, line)
+            return _Call(adaptive, input) if whole else None
         module = kind(kernel_size, stride or None, padding, dilation, ceil_mode=ceil_mode)
-        return None if return_indices else _Call(module, input)
+        return _Call(module, input)
 
     return read
 
 
-def _avg_pool(kind: type[nn.Module]) -> Callable[..., _Call]:
-    def read(input: Any, kernel_size: Any, stride: Any = None, *args: Any, **kwargs: Any) -> _Call:  # noqa: A002
-        return _Call(kind(kernel_size, stride or None, *args, **kwargs), input)
+def _any_size(*settings: Any) -> bool:
+    """Whether a pool's settings are sizes of a tensor, which a module cannot hold."""
+    found: list[fx.Node] = []
+    fx.node.map_arg(settings, found.append)
+    return bool(found)
+
+
+def _is_whole(kernel: Any, x: fx.Node, line: bool) -> bool:
+    """Whether a pool's kernel is the size of all positions of x: x.shape[2:], or x.size(2) of a `line`."""
+    if not isinstance(kernel, fx.Node):
+        return False
+    if kernel.target == "size":
+        return line and kernel.args[0] is x and kernel.args[1:] in ((2,), (-1,))
+    if kernel.target is not operator.getitem:
+        return False
+    shape, index = kernel.args
+    if not isinstance(shape, fx.Node) or shape.args[0] is not x:
+        return False
+    full = shape.args[1:] == (() if shape.target == "size" else ("shape",))
+    known = (2, -1, slice(2, None), slice(-1, None)) if line else (slice(2, None), slice(-2, None))
+    return full and index in known
+
+
+def _avg_pool(kind: type[nn.Module]) -> Callable[..., _Call | None]:
+    def read(
+        input: Any,  # noqa: A002
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        *args: Any,
+        **kwargs: Any,
+    ) -> _Call | None:
+        if _any_size(kernel_size, stride, padding):
+            return None
+        return _Call(kind(kernel_size, stride or None, padding, *args, **kwargs), input)
 
     return read
 
 
-def _adaptive(kind: type[nn.Module]) -> Callable[..., _Call]:
-    def read(input: Any, output_size: Any) -> _Call:  # noqa: A002
-        return _Call(kind(output_size), input)
+def _adaptive(kind: type[nn.Module]) -> Callable[..., _Call | None]:
+    def read(input: Any, output_size: Any, return_indices: bool = False) -> _Call | None:  # noqa: A002
+        return None if return_indices or _any_size(output_size) else _Call(kind(output_size), input)
 
     return read
 
 
 def _mean(input: Any, dim: Any = None, keepdim: bool = False) -> _Call | None:  # noqa: A002
     dims = tuple(dim) if isinstance(dim, list | tuple) else (dim,)
-    if not all(isinstance(d, int) for d in dims) or set(dims) not in ({2, 3}, {-1, -2}, {2}, {-1}):
+    if not all(isinstance(d, int) for d in dims):
         return None
-    return _Call(GlobalAvgPool(dims, keepdim), input)
+    known: tuple[set[int], ...] = ({2, 3}, {-1, -2}, {2}, {-1})
+    if not keepdim:  # with the channels last
+        known = (*known, {1}, {1, 2}, {-2})
+    return _Call(GlobalAvgPool(dims, keepdim), input) if set(dims) in known else None
+
+
+def _transpose(input: Any, dim0: int, dim1: int) -> _Call | None:  # noqa: A002
+    return _Call(Transpose(), input) if {dim0, dim1} == {1, 2} else None
+
+
+def _permute(input: Any, *dims: Any) -> _Call | None:  # noqa: A002
+    given = dims[0] if len(dims) == 1 and isinstance(dims[0], list | tuple) else dims
+    return _Call(Transpose(), input) if tuple(given) == (0, 2, 1) else None
 
 
 def _flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> _Call | None:  # noqa: A002
@@ -287,8 +340,12 @@ _FUNCTIONS: dict[Any, Callable[..., _Call | None]] = {
     F.avg_pool2d: _avg_pool(nn.AvgPool2d),
     F.adaptive_avg_pool1d: _adaptive(nn.AdaptiveAvgPool1d),
     F.adaptive_avg_pool2d: _adaptive(nn.AdaptiveAvgPool2d),
+    F.adaptive_max_pool1d: _adaptive(nn.AdaptiveMaxPool1d),
+    F.adaptive_max_pool2d: _adaptive(nn.AdaptiveMaxPool2d),
     torch.mean: _mean,
     torch.flatten: _flatten,
+    torch.transpose: _transpose,
+    torch.permute: _permute,
     F.dropout: _dropout(nn.Dropout),
     F.dropout2d: _dropout(nn.Dropout2d),
 }
@@ -302,6 +359,8 @@ _METHODS: dict[str, Callable[..., _Call | None]] = {
     "clip": _clamp,
     "mean": _mean,
     "flatten": _flatten,
+    "transpose": _transpose,
+    "permute": _permute,
     "view": _view,
     "reshape": _view,
 }

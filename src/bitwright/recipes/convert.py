@@ -25,6 +25,7 @@ from bitwright.nn import (
     Conv1d,
     Conv2d,
     ConvTranspose2d,
+    Embedding,
     FloatLayer,
     GlobalAvgPool,
     IntegerBatchNorm1d,
@@ -41,6 +42,7 @@ from bitwright.nn import (
     block_axes,
     check_normalised,
     describe,
+    embedding_problem,
     is_rewritten,
     link_folds,
     operands_of,
@@ -64,6 +66,7 @@ _TWINS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: Conv1d,
     nn.Conv2d: Conv2d,
     nn.ConvTranspose2d: ConvTranspose2d,
+    nn.Embedding: Embedding,
     nn.BatchNorm1d: BatchNorm1d,
     nn.BatchNorm2d: BatchNorm2d,
     nn.AvgPool1d: AvgPool1d,
@@ -242,7 +245,7 @@ class _Conversion:
                 )
         return graph
 
-    def twin(
+    def twin(  # noqa: PLR0912 - a branch for each kind of module
         self,
         name: str,
         module: nn.Module,
@@ -256,8 +259,10 @@ class _Conversion:
             if isinstance(module, tuple(_TWINS)):
                 reason = f"a subclass of {type(module).__mro__[1].__name__} may compute something else"
                 report.skipped.append(Skipped(name, kind, reason))
-            elif has_parameters or not (list(module.children()) or isinstance(module, (*TRANSPARENT, Slots))):
-                report.skipped.append(Skipped(name, kind, "no quantised twin"))
+            elif has_parameters or not (
+                list(module.children()) or isinstance(module, (*TRANSPARENT, Slots, Accumulator))
+            ):
+                report.skipped.append(Skipped(name, kind, "no quantised twin: a float island"))
             return None
         if name == "":
             return None  # the root itself cannot be swapped in place
@@ -268,11 +273,14 @@ class _Conversion:
             return None
         operands = {r: s for r, s in roles.items() if tensor_of(r) in ("activation", "weight", "error")}
         stored = {r: s for r, s in roles.items() if r in OPTIMIZER_ROLES}
-        joins = issubclass(_TWINS[type(module)], Join)
+        joins, table = issubclass(_TWINS[type(module)], Join), isinstance(module, nn.Embedding)
+        if table:  # one operand: tokens have no format, and no error goes back through them
+            spec = roles.get("forward.weight", roles.get("weight"))
+            operands = {} if spec is None else {"forward.weight": spec}
         if joins:
             spec = roles.get("forward.activation", roles.get("activation"))
             operands, stored = {} if spec is None else {"activation": spec}, {}
-        if (_is_compute(module) or joins) and not operands and not stored:
+        if (_is_compute(module) or joins or table) and not operands and not stored:
             report.skipped.append(Skipped(name, kind, "the recipe gives it no format"))
             return None
         twin = _adopt(module, (_TWINS | _NORMS[self.recipe.norm.kind])[type(module)])
@@ -283,6 +291,10 @@ class _Conversion:
             for role, spec in operands.items():
                 estimator = spec.estimator.value if tensor_of(role) != "error" else ""
                 report.rows.append(Row(f"{name}:{role}", _covers(role), str(spec), estimator))
+        if isinstance(twin, Embedding):
+            twin.slots = Slots(operands, name, self.seed, weight_axis=1)
+            for role, spec in operands.items():
+                report.rows.append(Row(f"{name}:{role}", "its table", str(spec), spec.estimator.value))
         if isinstance(twin, Join):
             spec = operands["activation"]
             places = ("0.activation", "1.activation") if isinstance(twin, Add) else ("activation",)
@@ -318,7 +330,9 @@ def _covers(role: str) -> str:
 
 def _unsupported(module: nn.Module) -> str | None:
     mode = getattr(module, "padding_mode", "zeros")
-    return pool_problem(module) if mode == "zeros" else f"padding_mode = {mode!r}; only zeros is quantised"
+    if mode != "zeros":
+        return f"padding_mode = {mode!r}; only zeros is quantised"
+    return embedding_problem(module) or pool_problem(module)
 
 
 def _is_compute(module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bitwright.errors import InvalidValueError
-from bitwright.nn import BatchNorm1d, BatchNorm2d, ComputeLayer
+from bitwright.nn import BatchNorm1d, BatchNorm2d, ComputeLayer, Embedding
 from bitwright.optim import FxpAdam, ParameterRule, ShiftAdaMax
 from bitwright.optim import wrap as with_rules
 from bitwright.recipes.convert import layer_specs
@@ -73,11 +73,11 @@ def wrap(
 
 
 def parameter_rules(model: nn.Module, recipe: Recipe) -> list[ParameterRule]:
-    """What a recipe says of the weights of compute layers and of the parameters of norms."""
+    """What a recipe says of the weights of compute layers, embeddings and norms."""
     specs = layer_specs(model, recipe)
     rules = []
     for owner, module, name, parameter in _parameters(model):
-        weight = _is_weight(module, name)
+        weight = _is_weight(module, name) or isinstance(module, Embedding)
         if not weight and not isinstance(module, BatchNorm1d | BatchNorm2d):
             continue
         roles = {role: specs.get(owner, {}).get(role) for role in OPTIMIZER_ROLES}

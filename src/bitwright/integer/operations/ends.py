@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Format
+from bitwright.formats import Format, Int, UInt
 from bitwright.integer.operations.base import (
     SUM_LIMIT,
     TensorType,
@@ -39,6 +39,11 @@ class Input(Unary):
     @property
     def inputs(self) -> tuple[str, ...]:
         return ()
+
+    @property
+    def counts(self) -> bool:
+        """Whether codes are the numbers themselves, as tokens are."""
+        return isinstance(self.format, Int | UInt) and self.scale == 1.0 and self.zero_point == 0
 
     def infer(self, *sources: TensorType) -> TensorType:
         if self.input:
