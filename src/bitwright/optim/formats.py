@@ -98,6 +98,7 @@ class _Formats:
                 rule.parameter.clamp_(*rule.clip)
             # Adagrad's state begins with a number of its own
             state = _tensors(optimizer.state.get(rule.parameter, {}))
+            tensors: list[tuple[str, QuantizerSpec | None, torch.Tensor]]
             tensors = [("primal", rule.primal, rule.parameter)]
             tensors += [(f"state.{name}", rule.state, value) for name, value in state]
             for tensor, spec, value in tensors:
@@ -181,6 +182,7 @@ class _Formats:
     def stored(self, optimizer: torch.optim.Optimizer) -> Iterator[StoredTensor]:
         for rule in self.rules:
             state = optimizer.state.get(rule.parameter, {})
+            tensors: list[tuple[str | None, str, QuantizerSpec | None]]
             tensors = [(None, "primal", rule.primal)]
             tensors += [(name, f"state.{name}", rule.state) for name, _ in _tensors(state)]
             for name, tensor, spec in tensors:
