@@ -308,8 +308,10 @@ def test_strides_come_back():
 
 @pytest.mark.parametrize(
     "form",
-    ["binary", "ternary", "int3", "uint12", "fixed12.4", "uint16", "fixed24.3", "log5", "e2m1fn", "e4m3fn"]
-    + ["bf16", "mxfp4", "mxfp6e2m3", "bfp8x32"],
+    [
+        *("binary", "ternary", "int3", "uint12", "fixed12.4", "uint16", "fixed24.3", "log5"),
+        *("e2m1fn", "e4m3fn", "bf16", "mxfp4", "mxfp6e2m3", "bfp8x32"),
+    ],
 )
 @pytest.mark.parametrize("shape", [(), (7,), (3, 5), (2, 3, 3, 3), (65, 64, 64)])
 def test_bits_of_every_kind_of_format(form, shape):

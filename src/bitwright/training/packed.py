@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from bitwright.errors import InvalidValueError
-from bitwright.formats import Format
+from bitwright.formats import Block, Format
 from bitwright.optim import stored_tensors
+from bitwright.optim.pieces import PIECE
 from bitwright.training.stored_codes import codes_of, pack_bits, unpack_bits, values_of
 
 _ATTRIBUTE = "bitwright_codes"
@@ -47,26 +48,51 @@ class Packed:
         """None where the tensor's values are not on the grid, or its codes would take no less memory."""
         if not tensor.numel() or form.bits >= 8 * tensor.element_size():
             return None
-        found = codes_of(tensor, form, scale)
-        if found is None:
-            return None
-        codes, scale = found
-        bits = pack_bits(form, codes).to(tensor.device)
-        scale = None if scale is None else scale.to(tensor.device)
-        return Packed(form, bits, scale, tensor.shape, tensor.stride(), tensor.dtype)
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        bits = torch.empty(-(-flat.numel() * form.bits // 8), dtype=torch.uint8)
+        scale = _one(scale)
+        for start, shape in _pieces(form, scale, tensor.shape):
+            found = codes_of(flat[start : start + shape.numel()].view(shape), form, scale)
+            if found is None:
+                return None
+            codes, kept = found
+            packed = pack_bits(form, codes)
+            bits[start * form.bits // 8 :][: packed.numel()] = packed
+        kept = None if kept is None else kept.to(tensor.device)
+        return Packed(form, bits.to(tensor.device), kept, tensor.shape, tensor.stride(), tensor.dtype)
 
     def values(self) -> torch.Tensor:
         """The tensor again, bit for bit."""
-        codes = unpack_bits(self.format, self.bits.cpu(), self.shape)
-        scale = None if self.scale is None else self.scale.cpu()
-        decoded = values_of(self.format, codes, scale)
-        result = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.bits.device)
-        return result.copy_(decoded)
+        bits, scale = self.bits.cpu(), None if self.scale is None else self.scale.cpu()
+        flat = torch.empty(self.shape.numel(), dtype=self.dtype)
+        for start, shape in _pieces(self.format, scale, self.shape):
+            packed = bits[start * self.format.bits // 8 :][: -(-shape.numel() * self.format.bits // 8)]
+            decoded = values_of(self.format, unpack_bits(self.format, packed, shape), scale)
+            flat[start : start + shape.numel()] = decoded.view(-1)
+        result = flat.view(self.shape)
+        if result.stride() != self.stride:
+            result = torch.empty_strided(self.shape, self.stride, dtype=self.dtype).copy_(result)
+        return result.to(self.bits.device)
 
     @property
     def nbytes(self) -> int:
         """Bytes of codes and scale."""
         return sum(t.untyped_storage().nbytes() for t in (self.bits, self.scale) if t is not None)
+
+
+def _one(scale: torch.Tensor | None) -> torch.Tensor | None:
+    """A scale of one number, of whatever shape, without axes."""
+    return scale.reshape(()) if scale is not None and scale.numel() == 1 else scale
+
+
+def _pieces(form: Format, scale: torch.Tensor | None, shape: torch.Size) -> Iterator[tuple[int, torch.Size]]:
+    """(first number, shape) of the parts that are coded one by one, in the cache; one where scales vary."""
+    if isinstance(form, Block) or (scale is not None and scale.dim()):
+        yield 0, shape
+        return
+    numbers = shape.numel()
+    for start in range(0, numbers, PIECE):  # a multiple of 8, so whole bytes
+        yield start, torch.Size([min(PIECE, numbers - start)])
 
 
 def _floats_first(
@@ -161,7 +187,13 @@ def _pack(tensor: torch.Tensor, form: Format, scale: torch.Tensor | None, nothin
 
 def _unpack(tensor: torch.Tensor) -> None:
     if isinstance(tensor, PackedParameter | PackedTensor):
-        packed = tensor.__dict__.pop(_ATTRIBUTE)
+        packed = tensor.__dict__.pop(_ATTRIBUTE, None)
+        if packed is None:
+            raise InvalidValueError(
+                "codes are unpacked before a compiled forward pass",
+                got="a graph that reads a tensor which is codes",
+                fix="call unpack() of the handle that store_as_codes returned",
+            )
         plain = nn.Parameter if isinstance(tensor, PackedParameter) else torch.Tensor
         tensor.__class__ = plain  # type: ignore[assignment]
         tensor.data = packed.values()
