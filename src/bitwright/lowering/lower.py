@@ -26,8 +26,9 @@ def lower(model: nn.Module, example: torch.Tensor, meta: Mapping[str, Any] | Non
         meta: JSON values to travel with the network (preprocessing, class names...).
 
     Raises:
-        InvalidValueError: the model is not quantised, a layer's operands have no format, or an operation
-            is not supported; the message names it.
+        InvalidValueError: the model is not quantised.
+        NotLowerableError: a layer's operands have no format of integers, or an operation is not supported;
+            the message names it.
     """
     return lowered(model, example, meta).network
 
