@@ -242,8 +242,10 @@ def test_loading_and_resuming(tmp_path):
     stored.pack()
     assert_in_codes(optimizer)
     fresh, its = built("fxpnet")
-    bw.store_as_codes(its)
+    handle = bw.store_as_codes(its)
     load_checkpoint(tmp_path / "codes", fresh, its)
+    handle.pack()  # the scales came with the state
+    assert_in_codes(its)
     for step in range(3, 5):
         for of, one in ((plain, reference), (network, optimizer), (fresh, its)):
             train_step(of, one, step)
@@ -349,3 +351,39 @@ def test_what_cannot_be_stored_as_codes_is_refused():
         bw.store_as_codes(optimizer)
     stored.close()
     bw.store_as_codes(optimizer).close()
+
+
+LINEAR = nn.Linear(64, 16)
+READS = {
+    "data_ptr": lambda w: torch.tensor([w.data_ptr() == w.detach().data_ptr()]).float(),
+    "data": lambda w: w.data,
+    "numpy": lambda w: torch.from_numpy(w.detach().numpy()),
+    "tolist": lambda w: torch.tensor(w.tolist()),
+    "from_dlpack": lambda w: torch.from_dlpack(w.detach()),
+    "index": lambda w: w[2, 3:9],
+    "right operand": lambda w: 1 + w,
+    "list": lambda w: torch.stack([w, w]),
+    "foreach": lambda w: torch.stack(torch._foreach_mul([w, w], 2.0)),
+    "nested": lambda w: nn.utils.parameters_to_vector(iter([w])),
+    "keyword": lambda w: torch.add(input=torch.zeros(16, 64), other=w),
+    "iteration": lambda w: torch.stack(list(w)),
+    "in place": lambda w: w.data.add_(1),
+    "assigned": lambda w: setattr(w, "data", torch.ones(16, 64)) or w,
+    "operator": lambda w: torch.ops.aten.mul(w, 2.0),
+    "functional": lambda w: torch.func.functional_call(LINEAR, {"weight": w}, torch.eye(64)),
+    "printed": lambda w: torch.tensor([ord(c) for c in repr(w)]),
+    "strides": lambda w: torch.tensor(w.stride()),
+    "storage": lambda w: torch.tensor(w.detach().untyped_storage().nbytes()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_every_way_of_reading_finds_the_floats(read):
+    plain, _ = built("gupta2015")
+    network, optimizer = built("gupta2015")
+    bw.store_as_codes(optimizer)
+    assert type(network.fc1.weight) is PackedParameter
+    expected, got = read(plain.fc1.weight), read(network.fc1.weight)
+    assert torch.equal(expected, got)
+    assert not got.isnan().any()
+    assert type(network.fc1.weight) is nn.Parameter

@@ -217,7 +217,7 @@ class StoredAsCodes:
 
     @torch.no_grad()
     def pack(self) -> None:
-        """Let the floats go, without waiting for the end of the next step.
+        """Let the floats go, without waiting for the end of the next step; not in front of a backward pass.
 
         What is no longer on its grid, because the program wrote to it, stays in floats until that step.
         """
