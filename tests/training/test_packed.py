@@ -387,3 +387,23 @@ def test_every_way_of_reading_finds_the_floats(read):
     assert torch.equal(expected, got)
     assert not got.isnan().any()
     assert type(network.fc1.weight) is nn.Parameter
+
+
+def test_formats_that_shed_bits_take_fewer_bytes():
+    """The step's format, not the recipe's: what a controller drops is not stored."""
+    shrinks = {"format": "fixed12", "controller": "overflow-rate", "window": 2, "patience": 1, "shrink": True}
+    roles = {"primal": shrinks | {"clipped": "before"}, "state": shrinks}
+    plain, reference = built("qnn", **roles)
+    network, optimizer = built("qnn", **roles)
+    stored = bw.store_as_codes(optimizer)
+    for step in range(14):
+        # gradients that become smaller: their moments need fewer bits
+        for of, its in ((plain, reference), (network, optimizer)):
+            its.zero_grad()
+            (of.train()(batch(step)[0]) * torch.arange(10.0) * 0.5**step).sum().backward()
+            its.step()
+        assert_in_codes(optimizer)
+    widths = {s.format.bits for s in stored_tensors(optimizer) if s.state is not None}
+    assert min(widths) < 12
+    assert_same(bits(plain, reference), bits(network, optimizer))
+    assert stored.nbytes <= stored.float_nbytes
