@@ -223,6 +223,25 @@ def test_copies_files_and_averages_have_floats(tmp_path):
         assert_same(b, c)
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, lambda: torch.device("meta")])
+def test_floats_that_come_back_in_another_mode_can_be_trained(mode):
+    plain, reference = built("fxpnet")
+    network, optimizer = built("fxpnet")
+    stored = bw.store_as_codes(optimizer)
+    x = batch(0)[0]
+    for step in range(2):
+        train_step(plain, reference, step)
+        train_step(network, optimizer, step)
+        with mode():
+            network.norm1.weight.clone()
+            stored.unpack()
+            stored.pack()
+            assert_in_codes(optimizer)
+            stored.unpack()
+        assert torch.equal(network.eval()(x), plain.eval()(x))
+    assert_same(bits(plain, reference), bits(network, optimizer))
+
+
 def test_loading_and_resuming(tmp_path):
     """A checkpoint of the one resumes the other; what was loaded is on its grid, and packed again."""
     plain, reference = built("fxpnet")

@@ -49,7 +49,7 @@ class Packed:
         if not tensor.numel() or form.bits >= 8 * tensor.element_size():
             return None
         flat = tensor.detach().cpu().contiguous().view(-1)
-        bits = torch.empty(-(-flat.numel() * form.bits // 8), dtype=torch.uint8)
+        bits = torch.empty(-(-flat.numel() * form.bits // 8), dtype=torch.uint8, device="cpu")
         scale = _one(scale)
         for start, shape in _pieces(form, scale, tensor.shape):
             found = codes_of(flat[start : start + shape.numel()].view(shape), form, scale)
@@ -64,14 +64,16 @@ class Packed:
     def values(self) -> torch.Tensor:
         """The tensor again, bit for bit."""
         bits, scale = self.bits.cpu(), None if self.scale is None else self.scale.cpu()
-        flat = torch.empty(self.shape.numel(), dtype=self.dtype)
+        flat = torch.empty(self.shape.numel(), dtype=self.dtype, device="cpu")
         for start, shape in _pieces(self.format, scale, self.shape):
             packed = bits[start * self.format.bits // 8 :][: -(-shape.numel() * self.format.bits // 8)]
             decoded = values_of(self.format, unpack_bits(self.format, packed, shape), scale)
             flat[start : start + shape.numel()] = decoded.view(-1)
         result = flat.view(self.shape)
         if result.stride() != self.stride:
-            result = torch.empty_strided(self.shape, self.stride, dtype=self.dtype).copy_(result)
+            result = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="cpu").copy_(
+                result
+            )
         return result.to(self.bits.device)
 
     @property
@@ -196,7 +198,8 @@ def _unpack(tensor: torch.Tensor) -> None:
             )
         plain = nn.Parameter if isinstance(tensor, PackedParameter) else torch.Tensor
         tensor.__class__ = plain  # type: ignore[assignment]
-        tensor.data = packed.values()
+        with torch.inference_mode(False), torch.no_grad():  # whoever reads, the floats are trained later
+            tensor.data = packed.values()
 
 
 class StoredAsCodes:
@@ -215,6 +218,7 @@ class StoredAsCodes:
         )
         self.pack()
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def pack(self) -> None:
         """Let the floats go, without waiting for the end of the next step; not in front of a backward pass.
@@ -231,7 +235,6 @@ class StoredAsCodes:
                 nothing[key] = torch.full((), torch.nan, dtype=key[0], device=key[1])
             _pack(tensor, stored.format, stored.scale, nothing[key])
 
-    @torch.no_grad()
     def unpack(self) -> None:
         """Put floats in the places of all codes, until the end of the next step."""
         for tensor in self.tensors():
