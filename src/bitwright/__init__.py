@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bitwright.recipes import recipe as recipe
     from bitwright.recipes import refine as refine
     from bitwright.recipes import wrap as wrap
+    from bitwright.training.packed import store_as_codes as store_as_codes
 
 # public name -> (room, name there)
 _PUBLIC = {
@@ -69,6 +70,7 @@ _PUBLIC = {
     "load": ("integer", "load"),
     "lower": ("lowering", "lower"),
     "verify": ("lowering", "verify"),
+    "store_as_codes": ("training", "store_as_codes"),
 }
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - names are resolved on first use
 

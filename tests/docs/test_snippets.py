@@ -128,6 +128,15 @@ def test_the_readme_shows_the_recorded_demo():
     assert all(check["differing"] == 0 for check in demo["verified"])
 
 
+def test_bytes_of_stored_codes_are_those_of_the_recorded_run():
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    record = json.loads((ROOT / "experiments" / "results" / "stored-codes.json").read_text())
+    assert record["rows"]
+    for row in record["rows"]:
+        sizes = [f"{row[key] / 1e6:.1f} MB" for key in ("float_bytes", "bytes")]
+        assert f"| {row['network']} | {' | '.join(sizes)} | {row['ratio']:.2f}x |" in page
+
+
 def test_measured_ratios_of_formats_are_those_of_the_recorded_runs():
     page = (ROOT / "docs" / "measured.md").read_text()
     results = ROOT / "experiments" / "results"

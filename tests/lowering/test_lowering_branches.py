@@ -23,8 +23,7 @@ from bitwright.errors import InvalidValueError
 from bitwright.integer import Affine, Conv, Threshold
 from bitwright.nn import GlobalAvgPool, Shortcut
 from bitwright.quantize import quantizers
-from bitwright.recipes import LayerRule, Recipe
-from bitwright.recipes.recipe import parse_spec
+from bitwright.recipes import LayerRule, Recipe, parse_spec
 from bitwright.training.checkpoint import load_checkpoint, save_checkpoint
 
 

@@ -11,8 +11,7 @@ from torch import nn
 
 import bitwright as bw
 from bitwright.nn import Shortcut
-from bitwright.recipes import LayerRule, Recipe
-from bitwright.recipes.recipe import parse_spec
+from bitwright.recipes import LayerRule, Recipe, parse_spec
 
 KINDS = ("conv", "norm conv", "norm", "add", "concat", "average", "max", "clip", "shortcut")
 

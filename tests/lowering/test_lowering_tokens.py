@@ -120,7 +120,7 @@ def test_what_embeddings_do_not_do_is_named():
 
     assert "0 (Embedding) is not supported: max_norm = 1.0" in refusal(words(max_norm=1.0), x)
     assert "0 (Embedding) is not supported: sparse = True" in refusal(words(sparse=True), x)
-    assert "the recipe left it in float" in refusal(words(), x, weight="float", forward_weight="float")
+    assert "0: the recipe leaves it in float" in refusal(words(), x, weight="float", forward_weight="float")
     assert "leaves" in refusal(nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 3)), x)
     behind = nn.Sequential(nn.Linear(7, 7), nn.Embedding(9, 4), nn.Flatten(), nn.Linear(28, 3))
     assert "1 takes tokens: a model's input" in refusal(behind, x.float())

@@ -86,7 +86,8 @@ def command(
     """Train a network with a recipe.
 
     The run folder receives a checkpoint after each epoch, result.json, a picture where matplotlib
-    is installed, and, for a quantised network, model.bw: the integer network.
+    is installed, and, for a quantised network, model.bw: the integer network. Some recipes leave
+    in float what an integer network needs in integers; a note then says what.
 
     \b
     Examples:
@@ -195,6 +196,11 @@ def run_training(
         console.print(f"integer network {out / MODEL}  ({say_bytes(result['file_bytes'])})")
         if show_table:
             console.print(f"next: bitwright verify {out / MODEL}", markup=False)
+    if "not_lowered" in result:
+        console.print("note: the training is complete, but there is no integer network:")
+        for problem in result["not_lowered"]["problems"]:
+            console.print(f"  {problem}", markup=False, soft_wrap=True)
+        console.print(result["not_lowered"]["fix"], markup=False, soft_wrap=True)
     return result
 
 

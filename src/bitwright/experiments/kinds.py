@@ -18,6 +18,7 @@ from bitwright.experiments.definition import Job, Scale
 from bitwright.experiments.exactness import backends, counts, left_out, verify_everywhere
 from bitwright.integer import load
 from bitwright.kernels import available_isas
+from bitwright.lowering import NotLowerableError
 from bitwright.recipes import is_quantised
 from bitwright.training import (
     CHECKPOINT,
@@ -92,7 +93,7 @@ def _test_error(job: Job, splits: Splits, scale: Scale, out: Path, advance: Adva
         examples = {"training": len(splits.training), "test": len(splits.test)}
         return {"value": None, "diverged": str(error), "examples": examples, "machine": machine()}
     row = {"value": result["test_error"], **_kept(result)}
-    if is_quantised(model):
+    if is_quantised(model) and "not_lowered" not in result:
         network = load(out / MODEL)
         images = splits.test.subset(min(VERIFIED, len(splits.test)))
         row["verified"] = counts(
@@ -105,6 +106,8 @@ def _differing_codes(job: Job, splits: Splits, scale: Scale, out: Path, advance:
     """Kind `exactness`: how many codes differ, over every backend."""
     began = time.perf_counter()
     model, result = _train(job, splits, out, advance)
+    if "not_lowered" in result:
+        raise NotLowerableError(**result["not_lowered"])
     network = load(out / MODEL)
     batch = job.settings.batch
     checks = verify_everywhere(
@@ -172,10 +175,7 @@ def _train(job: Job, splits: Splits, out: Path, advance: Advance) -> tuple[nn.Mo
 
 def _kept(result: dict[str, Any]) -> dict[str, Any]:
     """What a row keeps of a training's result."""
-    return {
-        "examples": result["examples"],
-        "history": result["history"],
+    kept = ("examples", "history", "weight_bits", "not_lowered", "machine")
+    return {key: result[key] for key in kept if key in result} | {
         "seconds": round(sum(epoch["seconds"] for epoch in result["history"]), 1),
-        "weight_bits": result["weight_bits"],
-        "machine": result["machine"],
     }

@@ -236,11 +236,20 @@ def _byte_tables(form: Format) -> tuple[np.ndarray, np.ndarray]:
 def _pack(form: Format, rows: np.ndarray) -> np.ndarray:
     """[rows, K] codes -> uint8 [rows, ceil(K k / 8)]."""
     codes = (rows > 0) if isinstance(form, Binary) else rows
-    storage = storage_type(form)
-    octets = np.ascontiguousarray(codes.astype(storage)).view(np.uint8)
-    octets = octets.reshape(*rows.shape, storage.itemsize)
-    bits = np.unpackbits(octets, axis=2, bitorder="little")[:, :, : form.bits]
-    return np.packbits(bits.reshape(len(rows), -1), axis=1, bitorder="little")
+    width, groups = form.bits, -(-rows.shape[1] // 8)
+    wide = np.zeros((len(rows), groups * 8), np.uint8 if width <= 8 else np.uint32)
+    wide[:, : rows.shape[1]] = codes  # a negative one wraps around
+    wide &= wide.dtype.type((1 << width) - 1)
+    eights = wide.reshape(len(rows), groups, 8)
+    octets = np.empty((len(rows), groups, width), np.uint8)
+    for place in range(width):
+        # the byte's first bit lies so far inside the code that it begins with
+        first, inside = divmod(8 * place, width)
+        value = eights[:, :, first] >> inside
+        for extra in range(1, -(-(inside + 8) // width)):
+            value |= eights[:, :, first + extra] << (extra * width - inside)
+        octets[:, :, place] = value
+    return octets.reshape(len(rows), -1)[:, : -(-rows.shape[1] * width // 8)]
 
 
 def _unpack(form: Format, packed: np.ndarray, count: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """lowering: from a quantised module to an integer network, and the proof that both agree."""
 
+from bitwright.lowering.check import NotLowerableError
 from bitwright.lowering.islands import Chain, FloatIsland
 from bitwright.lowering.lower import lower
 from bitwright.lowering.thresholds import find_thresholds
@@ -11,6 +12,7 @@ __all__ = [
     "Chain",
     "Difference",
     "FloatIsland",
+    "NotLowerableError",
     "Verification",
     "evaluating",
     "find_thresholds",

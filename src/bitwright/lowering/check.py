@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import fx, nn
 
@@ -32,10 +32,36 @@ SUPPORTED = (
     "of channels, average and global pools, ReLU, ReLU6, Hardtanh, MaxPool1d, MaxPool2d, adaptive max-pools "
     "to 1, Flatten, Dropout, Identity, Shortcut, transpose(1, 2), ZeroPad2d before a Conv2d, a last argmax"
 )
+FORMATS = (
+    "in the recipe, give weight and activation of these layers a format of integers: "
+    "int, fixed, flex, ternary or binary"
+)
+
+
+class NotLowerableError(InvalidValueError):
+    """A model that no integer network computes.
+
+    Args:
+        problems: every reason, with the layer or operation that it concerns.
+        fix: what to change.
+    """
+
+    def __init__(self, problems: Iterable[str], fix: str) -> None:
+        self.problems = tuple(dict.fromkeys(problems))
+        self.fix = fix
+        super().__init__(
+            "a model to be lowered is a graph of quantised layers", got="; ".join(self.problems), fix=fix
+        )
 
 
 def check(graph: ModelGraph) -> None:
-    """Raise where a model cannot become an integer network; the message lists every reason."""
+    """Raise where a model cannot become an integer network; the message lists every reason.
+
+    Where layers have no formats that are integers, these alone are listed: most other problems follow.
+    """
+    problems = [problem for node in graph.graph.nodes if (problem := _format_problem(graph, node))]
+    if problems:
+        raise NotLowerableError(problems, FORMATS)
     problems = [
         f"{node.target if node.op == 'call_module' else node.name}: {problem}"
         for node, source in graph.sources.items()
@@ -46,18 +72,26 @@ def check(graph: ModelGraph) -> None:
     if len([n for n in graph.graph.nodes if n.op == "placeholder"]) != 1:
         problems.append("the model takes more than one input")
     if problems:
-        raise InvalidValueError(
-            "a model to be lowered is a graph of quantised layers",
-            got="; ".join(dict.fromkeys(problems)),
-            fix=f"supported: {SUPPORTED}; a module stays in float where float_islands names it",
-        )
+        fix = f"supported: {SUPPORTED}; a module stays in float where float_islands names it"
+        raise NotLowerableError(problems, fix)
+
+
+def _format_problem(graph: ModelGraph, node: fx.Node) -> str | None:
+    """Why a layer's operands are no integers."""
+    module = graph.module(node)
+    if node in graph.floating or str(node.target) in graph.islands:
+        return None
+    if isinstance(module, ComputeLayer):
+        problem = Fold(Accumulators(module), None, None).problem
+    else:
+        table = type(module) is nn.Embedding and embedding_problem(module) is None
+        problem = "the recipe leaves it in float" if table or isinstance(module, FloatLayer) else None
+    return None if problem is None else f"{node.target}: {problem}"
 
 
 def _source_problem(graph: ModelGraph, source: Source) -> str | None:
     """Why a source makes no integers, or its readers cannot take them."""
     module = graph.module(source.node)
-    if isinstance(module, ComputeLayer) and (problem := Fold(Accumulators(module), None, None).problem):
-        return problem
     fold = module.fold if isinstance(module, ComputeLayer | Embedding | Add | Pool | Norm) else None
     if fold is not None and fold.problem is not None:
         return fold.problem

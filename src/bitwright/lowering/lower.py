@@ -61,8 +61,9 @@ def lower(
             of networks and islands. Everything in front of an island goes through it.
 
     Raises:
-        InvalidValueError: the model is not quantised, a layer's operands have no format, or an operation
-            is not supported; the message names it.
+        InvalidValueError: the model is not quantised.
+        NotLowerableError: a layer's operands have no format of integers, or an operation is not supported;
+            the message names it.
     """
     if output not in ENDS:
         raise unknown_name("output", output, ENDS)

@@ -33,10 +33,11 @@ def mlp(width: int, shape: tuple[int, int, int], classes: int) -> nn.Module:
     return nn.Sequential(layers)
 
 
-def convnet(width: int, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """2 x W C3, MP2, 2 x 2W C3, MP2, 2 x 4W C3, MP2, 8W FC, 8W FC, classes.
+def convnet(width: int, shape: tuple[int, int, int], classes: int, units: int | None = None) -> nn.Module:
+    """2 x W C3, MP2, 2 x 2W C3, MP2, 2 x 4W C3, MP2, 8W FC, 8W FC, classes; or `units` FC in place of 8W.
 
-    QNN, section 6, with W = 128. Each block is convolution, (max-pool), norm, activation.
+    QNN, section 6: W = 128 for CIFAR-10, W = 64 with 1024 units for SVHN. Each block is convolution,
+    (max-pool), norm, activation.
     """
     channels, height, side = shape
     if height < 8 or side < 8:
@@ -52,7 +53,8 @@ def convnet(width: int, shape: tuple[int, int, int], classes: int) -> nn.Module:
         channels = out
     layers["flatten"] = nn.Flatten()
     features = channels * height * side
-    for n, out in enumerate((8 * width, 8 * width, classes), start=1):
+    units = units or 8 * width
+    for n, out in enumerate((units, units, classes), start=1):
         layers[f"fc{n}"] = nn.Linear(features, out, bias=False)
         layers[f"fc_norm{n}"] = nn.BatchNorm1d(out, eps=EPSILON)
         if n < 3:
@@ -118,6 +120,7 @@ def convnet1d(width: int, shape: tuple[int, int, int], classes: int) -> nn.Modul
 _MODELS: dict[str, Callable[[int, tuple[int, int, int], int], nn.Module]] = {
     "mlp": mlp,
     "convnet": convnet,
+    "convnet-fc1024": partial(convnet, units=1024),
     "dscnn": dscnn,
     "convnet1d": convnet1d,
     "alexnet": alexnet,
@@ -129,6 +132,7 @@ _MODELS: dict[str, Callable[[int, tuple[int, int, int], int], nn.Module]] = {
 DEFAULT_WIDTHS = {
     "mlp": 1024,
     "convnet": 64,
+    "convnet-fc1024": 64,
     "dscnn": 32,
     "convnet1d": 64,
     "alexnet": 64,

@@ -69,7 +69,7 @@ class StoredTensor:
 def stored_tensors(optimizer: torch.optim.Optimizer) -> list[StoredTensor]:
     """Every parameter and state tensor that a recipe's `primal` or `state` put on a grid."""
     formats = optimizer.__dict__.get(_ATTRIBUTE)
-    return [] if formats is None else list(formats.stored())
+    return [] if formats is None else list(formats.stored(optimizer))
 
 
 _ATTRIBUTE = "bitwright_formats"
@@ -86,19 +86,45 @@ class _Formats:
         self.rules = tuple(rules)
         self.seed = seed
         self.quantizers: dict[tuple[str, str], Quantizer] = {}
+        self.first: dict[tuple[str, str], Quantizer] = {}
+        """What put the stored tensors on their grids before the first step."""
         self.loading: dict[nn.Parameter, dict[str, torch.Tensor]] = {}
+
+    @torch.no_grad()
+    def begin(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put what is stored on its grid before the first step."""
+        for rule in self.rules:
+            if rule.clip is not None:
+                rule.parameter.clamp_(*rule.clip)
+            # Adagrad's state begins with a number of its own
+            state = _tensors(optimizer.state.get(rule.parameter, {}))
+            tensors: list[tuple[str, QuantizerSpec | None, torch.Tensor]]
+            tensors = [("primal", rule.primal, rule.parameter)]
+            tensors += [(f"state.{name}", rule.state, value) for name, value in state]
+            for tensor, spec, value in tensors:
+                if spec is not None:
+                    quantizer = Quantizer(spec, f"{rule.name}.{tensor}", 0, self.seed)
+                    quantizer.quantize_(value)
+                    self.first[rule.name, tensor] = quantizer
 
     def quantizer(
         self, rule: ParameterRule, tensor: str, spec: QuantizerSpec, state: dict[str, Any]
     ) -> Quantizer:
         """The quantiser of a stored tensor, at the present step."""
+        quantizer = self.adopted(rule, tensor, spec, state)
+        quantizer.tick(getattr(self.model, STEP_BUFFER, 0))
+        return quantizer
+
+    def adopted(
+        self, rule: ParameterRule, tensor: str, spec: QuantizerSpec, state: dict[str, Any]
+    ) -> Quantizer:
+        """The quantiser of a stored tensor, with the buffers that the optimiser keeps."""
         key = (rule.name, tensor)
         if key not in self.quantizers:
             self.quantizers[key] = Quantizer(spec, f"{rule.name}.{tensor}", 0, self.seed)
         quantizer = self.quantizers[key]
         stored = {name: state.get(f"{tensor}.{name}") for name in quantizer.state()}
         quantizer.adopt({name: value for name, value in stored.items() if value is not None})
-        quantizer.tick(getattr(self.model, STEP_BUFFER, 0))
         return quantizer
 
     def before(
@@ -153,12 +179,25 @@ class _Formats:
         if quantizer is not None:
             quantizer.quantize_(parameter, measured=not early)
 
-    def stored(self) -> Iterator[StoredTensor]:
+    def stored(self, optimizer: torch.optim.Optimizer) -> Iterator[StoredTensor]:
         for rule in self.rules:
-            for (name, tensor), quantizer in self.quantizers.items():
-                if name == rule.name and tensor != "weight_grad":
-                    key = tensor.removeprefix("state.") if tensor != "primal" else None
-                    yield StoredTensor(rule.parameter, key, quantizer.format, quantizer.current_scale())
+            state = optimizer.state.get(rule.parameter, {})
+            tensors: list[tuple[str | None, str, QuantizerSpec | None]]
+            tensors = [(None, "primal", rule.primal)]
+            tensors += [(name, f"state.{name}", rule.state) for name, _ in _tensors(state)]
+            for name, tensor, spec in tensors:
+                quantizer = None if spec is None else self.holder(rule, tensor, spec, state)
+                if quantizer is not None:
+                    yield StoredTensor(rule.parameter, name, quantizer.format, quantizer.current_scale())
+
+    def holder(
+        self, rule: ParameterRule, tensor: str, spec: QuantizerSpec, state: dict[str, Any]
+    ) -> Quantizer | None:
+        """The quantiser on whose grid a stored tensor lies now; None where none has seen it."""
+        known = (rule.name, tensor) in self.quantizers or any(key.startswith(f"{tensor}.") for key in state)
+        if spec.controller.moves and not known:
+            return self.first.get((rule.name, tensor))
+        return self.adopted(rule, tensor, spec, state)
 
     # torch casts all state of a parameter to the parameter's type when it loads: counters would lose bits
 
@@ -215,15 +254,7 @@ def wrap(
             got=f"a {type(optimizer).__name__} that has them, as that of recipe.optimizer(model) does",
         )
     formats = _Formats(model, [_for_clipped(rule) for rule in rules], seed)
-    with torch.no_grad():
-        for rule in formats.rules:
-            if rule.clip is not None:
-                rule.parameter.clamp_(*rule.clip)
-            if rule.primal is not None:
-                Quantizer(rule.primal, f"{rule.name}.primal", 0, seed).quantize_(rule.parameter)
-            if rule.state is not None:  # Adagrad's begins with a number of its own
-                for name, value in _tensors(optimizer.state.get(rule.parameter, {})):
-                    Quantizer(rule.state, f"{rule.name}.state.{name}", 0, seed).quantize_(value)
+    formats.begin(optimizer)
     # fused optimisers offer a gradient scaler to unscale for it, but in the middle of the step
     optimizer.__dict__["_step_supports_amp_scaling"] = False
     optimizer.__dict__[_ATTRIBUTE] = formats

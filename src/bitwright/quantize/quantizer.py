@@ -257,7 +257,7 @@ class Quantizer(nn.Module):
         self._narrow()
 
     def joins(self) -> Hashable | None:
-        """What quantisers must have in common for their scales to move as one vector; None: it moves alone."""
+        """What quantisers share whose scales may move as one vector; None: it moves alone."""
         controller = self.spec.controller
         if not controller.elementwise or controller.settles or not self._ready:
             return None
@@ -418,7 +418,7 @@ def tick(found: Iterable[Quantizer], step: int | torch.Tensor) -> None:
 
 @torch.no_grad()
 def _tick_together(group: list[Quantizer], step: int | torch.Tensor) -> None:
-    """The same for quantisers with equal rules and single numbers as state: operations are few, not tensors."""
+    """The same for quantisers of one rule whose state is single numbers: as one vector."""
     spec = group[0].spec
     states = [quantizer.state() for quantizer in group]
     stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}

@@ -13,40 +13,21 @@ from bitwright.nn import (
     OPERANDS,
     TRANSPARENT,
     Accumulator,
-    AdaptiveAvgPool1d,
-    AdaptiveAvgPool2d,
     Add,
-    AvgPool1d,
-    AvgPool2d,
-    BatchNorm1d,
-    BatchNorm2d,
     ComputeLayer,
-    Concat,
-    Conv1d,
-    Conv2d,
-    ConvTranspose2d,
     Embedding,
-    FloatLayer,
-    GlobalAvgPool,
-    IntegerBatchNorm1d,
-    IntegerBatchNorm2d,
     IntegerNorm,
     Join,
-    Linear,
     Norm,
     Pool,
-    ShiftBatchNorm1d,
-    ShiftBatchNorm2d,
     Slots,
     UntraceableError,
     block_axes,
     check_normalised,
     describe,
-    embedding_problem,
     is_rewritten,
     link_folds,
     operands_of,
-    pool_problem,
     restore,
     rewrite,
     share_quantizers,
@@ -56,34 +37,20 @@ from bitwright.nn import (
 )
 from bitwright.optim import STEP_BUFFER
 from bitwright.quantize import QuantizerSpec, quantizers, state_names, tick
+from bitwright.recipes.read import recipe as find_recipe
 from bitwright.recipes.recipe import OPTIMIZER_ROLES, Recipe
-from bitwright.recipes.recipe import recipe as find_recipe
 from bitwright.recipes.replacements import replacements
 from bitwright.recipes.report import Report, Row, Skipped
-
-_TWINS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Linear: Linear,
-    nn.Conv1d: Conv1d,
-    nn.Conv2d: Conv2d,
-    nn.ConvTranspose2d: ConvTranspose2d,
-    nn.Embedding: Embedding,
-    nn.BatchNorm1d: BatchNorm1d,
-    nn.BatchNorm2d: BatchNorm2d,
-    nn.AvgPool1d: AvgPool1d,
-    nn.AvgPool2d: AvgPool2d,
-    nn.AdaptiveAvgPool1d: AdaptiveAvgPool1d,
-    nn.AdaptiveAvgPool2d: AdaptiveAvgPool2d,
-    Add: Add,
-    Concat: Concat,
-    GlobalAvgPool: GlobalAvgPool,
-}
-_NORMS: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
-    "batch": {},
-    "shift": {nn.BatchNorm1d: ShiftBatchNorm1d, nn.BatchNorm2d: ShiftBatchNorm2d},
-    "integer": {nn.BatchNorm1d: IntegerBatchNorm1d, nn.BatchNorm2d: IntegerBatchNorm2d},
-}
-"""A recipe's norm -> what it puts in place of the usual twins."""
-_PLAIN = {twin: plain for twins in (_TWINS, *_NORMS.values()) for plain, twin in twins.items()}
+from bitwright.recipes.twins import (
+    NORM_TWINS,
+    PLAIN,
+    TWINS,
+    adopt,
+    is_compute,
+    plain_copy,
+    swap,
+    unsupported,
+)
 
 
 def quantize_(model: nn.Module, recipe: str | Recipe, *, seed: int = 0, verbose: bool = True) -> Report:
@@ -124,7 +91,7 @@ def quantize_(model: nn.Module, recipe: str | Recipe, *, seed: int = 0, verbose:
 
 def is_quantised(model: nn.Module) -> bool:
     """Whether `quantize_` has changed this model, or a part of it."""
-    ours = set(_PLAIN) - set(_TWINS)
+    ours = set(PLAIN) - set(TWINS)
     return any(type(m) in ours or is_rewritten(m) for m in model.modules()) or any(quantizers(model))
 
 
@@ -136,8 +103,8 @@ def dequantize_(model: nn.Module) -> nn.Module:
     if not is_quantised(model):
         raise InvalidValueError("dequantize_ takes a quantised model", got="a plain one")
     restore(model)
-    swaps = {m: plain_copy(m) for m in model.modules() if type(m) in _PLAIN}
-    _swap(model, swaps)
+    swaps = {m: plain_copy(m) for m in model.modules() if type(m) in PLAIN}
+    swap(model, swaps)
     for handle in model.__dict__.pop("_bitwright_hooks", ()):
         handle.remove()
     if hasattr(model, STEP_BUFFER):
@@ -151,16 +118,16 @@ def layer_specs(model: nn.Module, recipe: Recipe) -> dict[str, dict[str, Quantiz
     Raises:
         InvalidValueError: a layer key of the recipe matches nothing and is not optional.
     """
-    kinds = (*_TWINS, *_PLAIN)
+    kinds = (*TWINS, *PLAIN)
     found = {name: m for name, m in model.named_modules() if type(m) in kinds}
-    ordered = [n for n in _execution_order(model) if n in found and _is_compute(found[n])]
+    ordered = [n for n in _execution_order(model) if n in found and is_compute(found[n])]
     specs = {}
     matched: set[str] = set()
     for name, module in found.items():
         position = frozenset(
             [*(["first"] if ordered[:1] == [name] else []), *(["last"] if ordered[-1:] == [name] else [])]
         )
-        kind = _PLAIN.get(type(module), type(module)).__name__
+        kind = PLAIN.get(type(module), type(module)).__name__
         matched |= {r.key for r in recipe.layers if r.precision(name, kind, position)}
         specs[name] = recipe.specs(name, kind, position)
     for rule in recipe.layers:
@@ -187,7 +154,7 @@ class _Conversion:
             report.skipped = [
                 Skipped(name, type(m).__name__, "the recipe gives no tensor a format")
                 for name, m in model.named_modules()
-                if type(m) in _TWINS
+                if type(m) in TWINS
             ]
             return report
         try:
@@ -200,7 +167,7 @@ class _Conversion:
 
     def convert(self, report: Report) -> None:
         model, recipe = self.model, self.recipe
-        if not any(type(m) in _TWINS and _is_compute(m) for name, m in model.named_modules() if name):
+        if not any(type(m) in TWINS and is_compute(m) for name, m in model.named_modules() if name):
             raise self.nothing_found()
         if hasattr(model, STEP_BUFFER):
             raise InvalidValueError(f"the name {STEP_BUFFER} is free on the root module", got="taken")
@@ -211,11 +178,11 @@ class _Conversion:
             twin = self.twin(name, module, specs, report)
             if twin is not None:
                 swaps[module] = twin
-        if not any(_is_compute(m) for m in swaps):
+        if not any(is_compute(m) for m in swaps):
             raise self.nothing_found()
         instead, report.replaced = replacements(model, graph, specs, recipe)
         swaps |= instead
-        _swap(model, swaps)
+        swap(model, swaps)
         _install_step(model)
         if graph is not None:
             share_quantizers(model)
@@ -254,9 +221,9 @@ class _Conversion:
     ) -> nn.Module | None:
         """The quantised twin of a module, or None with a line in the report."""
         kind = type(module).__name__
-        if type(module) not in _TWINS:
+        if type(module) not in TWINS:
             has_parameters = any(True for _ in module.parameters(recurse=False))
-            if isinstance(module, tuple(_TWINS)):
+            if isinstance(module, tuple(TWINS)):
                 reason = f"a subclass of {type(module).__mro__[1].__name__} may compute something else"
                 report.skipped.append(Skipped(name, kind, reason))
             elif has_parameters or not (
@@ -267,23 +234,23 @@ class _Conversion:
         if name == "":
             return None  # the root itself cannot be swapped in place
         roles = specs[name]
-        problem = _unsupported(module)
+        problem = unsupported(module)
         if problem is not None:
             report.skipped.append(Skipped(name, kind, problem))
             return None
         operands = {r: s for r, s in roles.items() if tensor_of(r) in ("activation", "weight", "error")}
         stored = {r: s for r, s in roles.items() if r in OPTIMIZER_ROLES}
-        joins, table = issubclass(_TWINS[type(module)], Join), isinstance(module, nn.Embedding)
+        joins, table = issubclass(TWINS[type(module)], Join), isinstance(module, nn.Embedding)
         if table:  # one operand: tokens have no format, and no error goes back through them
             spec = roles.get("forward.weight", roles.get("weight"))
             operands = {} if spec is None else {"forward.weight": spec}
         if joins:
             spec = roles.get("forward.activation", roles.get("activation"))
             operands, stored = {} if spec is None else {"activation": spec}, {}
-        if (_is_compute(module) or joins or table) and not operands and not stored:
+        if (is_compute(module) or joins or table) and not operands and not stored:
             report.skipped.append(Skipped(name, kind, "the recipe gives it no format"))
             return None
-        twin = _adopt(module, (_TWINS | _NORMS[self.recipe.norm.kind])[type(module)])
+        twin = adopt(module, (TWINS | NORM_TWINS[self.recipe.norm.kind])[type(module)])
         if isinstance(twin, ComputeLayer):
             twin.slots = Slots(operands, name, self.seed, block_axes(twin), weight_axis(twin))
             twin.accumulator = Accumulator()
@@ -305,7 +272,7 @@ class _Conversion:
         self.begin_norm(name, twin, operands, report)
         for role, spec in stored.items():
             parameters = " ".join(n for n, _ in module.named_parameters(recurse=False))
-            kept = "weight" if _is_compute(module) else parameters
+            kept = "weight" if is_compute(module) else parameters
             report.rows.append(Row(f"{name}:{role}", f"optimiser, of {kept}", str(spec)))
         return twin
 
@@ -326,52 +293,6 @@ def _covers(role: str) -> str:
     if role in OPERANDS:
         return role
     return " + ".join(operands_of(role))
-
-
-def _unsupported(module: nn.Module) -> str | None:
-    mode = getattr(module, "padding_mode", "zeros")
-    if mode != "zeros":
-        return f"padding_mode = {mode!r}; only zeros is quantised"
-    return embedding_problem(module) or pool_problem(module)
-
-
-def _is_compute(module: nn.Module) -> bool:
-    return isinstance(module, FloatLayer)
-
-
-def _adopt(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
-    """A module of another class that holds the same Parameters, buffers, hooks and settings."""
-    twin = kind.__new__(kind)
-    twin.__dict__.update(module.__dict__)
-    # containers of the module's own, so that adding a submodule to one leaves the other alone
-    for name in ("_parameters", "_buffers", "_modules"):
-        twin.__dict__[name] = dict(module.__dict__[name])
-    return twin
-
-
-def plain_copy(module: nn.Module) -> nn.Module:
-    """The float module of the same Parameters that a quantised one stands for; any other as it is."""
-    if type(module) not in _PLAIN:
-        return module
-    kind = _PLAIN[type(module)]
-    plain = _adopt(module, kind)
-    for attribute in ("fold", "integers", "normalised"):
-        plain.__dict__.pop(attribute, None)
-    if isinstance(module, IntegerNorm):
-        plain.__dict__["_buffers"] = module.plain_buffers()
-    if kind in _PLAIN:  # a join that is ours in the plain model too
-        plain.slots = Slots({}, "")
-        return plain
-    for child in ("slots", "accumulator"):
-        plain.__dict__["_modules"].pop(child, None)
-    return plain
-
-
-def _swap(model: nn.Module, swaps: dict[nn.Module, nn.Module]) -> None:
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child in swaps:
-                parent._modules[name] = swaps[child]
 
 
 def _execution_order(model: nn.Module) -> list[str]:

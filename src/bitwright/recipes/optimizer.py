@@ -13,8 +13,8 @@ from bitwright.nn import BatchNorm1d, BatchNorm2d, ComputeLayer, Embedding
 from bitwright.optim import FxpAdam, ParameterRule, ShiftAdaMax
 from bitwright.optim import wrap as with_rules
 from bitwright.recipes.convert import layer_specs
+from bitwright.recipes.read import recipe as find_recipe
 from bitwright.recipes.recipe import OPTIMIZER_ROLES, Recipe
-from bitwright.recipes.recipe import recipe as find_recipe
 
 _OURS = {"FxpAdam": FxpAdam, "ShiftAdaMax": ShiftAdaMax}
 

@@ -15,7 +15,8 @@ from bitwright.errors import InvalidValueError
 from bitwright.formats import Block
 from bitwright.nn import Conv2d, Linear, trace
 from bitwright.quantize import SWEEPS, Moments, Quantizer, evaluating, round_together
-from bitwright.recipes.convert import is_quantised, plain_copy
+from bitwright.recipes.convert import is_quantised
+from bitwright.recipes.twins import plain_copy
 
 Progress = Callable[[int, int], None]
 

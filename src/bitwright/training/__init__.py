@@ -20,6 +20,7 @@ from bitwright.training.loop import (
 from bitwright.training.losses import loss, squared_hinge
 from bitwright.training.machine import machine
 from bitwright.training.monitor import MONITOR, Monitor, Reading, read_monitor
+from bitwright.training.packed import StoredAsCodes, store_as_codes
 from bitwright.training.relax import relax_
 from bitwright.training.runs import AnySettings, load_run, read_run
 from bitwright.training.settings import DEFAULT_EPOCHS, Settings
@@ -38,6 +39,7 @@ __all__ = [
     "PostTraining",
     "Reading",
     "Settings",
+    "StoredAsCodes",
     "Watcher",
     "batches",
     "error_rate",
@@ -52,6 +54,7 @@ __all__ = [
     "relax_",
     "save_checkpoint",
     "squared_hinge",
+    "store_as_codes",
     "train",
     "tune_allocator",
     "write_json",

@@ -17,7 +17,7 @@ from bitwright.analysis import (
     weight_bits,
 )
 from bitwright.data import Dataset
-from bitwright.lowering import lower
+from bitwright.lowering import NotLowerableError, lower
 from bitwright.recipes import is_quantised
 from bitwright.training.loop import MODEL, PICTURE, RESULT, write_json
 from bitwright.training.monitor import MONITOR, read_monitor
@@ -35,8 +35,12 @@ def finish(
 ) -> dict[str, Any]:
     """Complete a run folder: model.bw (of a quantised network), picture.png (with matplotlib, if wanted).
 
+    A recipe may leave in float what an integer network needs in integers: then there is no model.bw, and the
+    result says why.
+
     Returns:
-        `result` with operations per example, bits per weight and bytes, as in result.json.
+        `result` with operations per example, bits per weight and bytes, as in result.json; or, without an
+        integer network, `not_lowered`: the problems and what to change.
     """
     example = torch.from_numpy(test.inputs(0, 1))
     network = None
@@ -51,14 +55,18 @@ def finish(
             "classes": list(test.classes),
             "preprocessing": test.preprocessing.to_json(),
         }
-        network = lower(model, example, meta)
+        try:
+            network = lower(model, example, meta)
+        except NotLowerableError as error:
+            result["not_lowered"] = {"problems": list(error.problems), "fix": error.fix}
+    if network is not None:
         network.save(out / MODEL)
         result |= {
             "operations": integer_operations(network),
             "weight_bits": weight_bits(network),
             "file_bytes": (out / MODEL).stat().st_size,
         }
-    else:
+    elif not is_quantised(model):
         result |= {
             "operations": float_operations(model, example),
             "weight_bits": 32.0,

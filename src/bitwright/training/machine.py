@@ -26,11 +26,16 @@ def machine() -> dict[str, str | int | None]:
 
 
 def _processor() -> str:
+    """ "AMD EPYC (family 25, model 17)": the name alone tells no generation on a virtual machine."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        first, _, _ = info.read_text().partition("\n\n")
+        fields = {
+            key.strip(): value.strip() for key, _, value in (f.partition(":") for f in first.splitlines())
+        }
+        if "model name" in fields:
+            generation = [f"{k.split()[-1]} {fields[k]}" for k in ("cpu family", "model") if k in fields]
+            return fields["model name"] + (f" ({', '.join(generation)})" if generation else "")
     return platform.processor() or platform.machine()
 
 

@@ -47,7 +47,7 @@ class Controller(ABC):
     present: bool = False
     """Whether it scales each tensor by that tensor alone, through `values`."""
     elementwise: bool = False
-    """Whether `move` is made of exact elementwise operations: states of many quantisers may go through it as one."""
+    """Whether `move` is exact elementwise operations: states of many quantisers may go through it as one."""
     counts_before_clipping: bool = False
     """Whether a stored tensor that the optimiser clips is measured before that."""
 
