@@ -426,3 +426,23 @@ def test_formats_that_shed_bits_take_fewer_bytes():
     assert min(widths) < 12
     assert_same(bits(plain, reference), bits(network, optimizer))
     assert stored.nbytes <= stored.float_nbytes
+
+
+# torch's own tracer and compiler use what torch warns of
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_compiled_forward_pass_finds_floats_after_unpack():
+    plain, reference = built("gupta2015")
+    network, optimizer = built("gupta2015")
+    stored = bw.store_as_codes(optimizer)
+    torch._dynamo.reset()
+    forwards = [torch.compile(of, backend="eager", fullgraph=True) for of in (plain, network)]
+    for step in range(3):
+        assert_in_codes(optimizer)
+        stored.unpack()
+        for forward, its in zip(forwards, (reference, optimizer), strict=True):
+            its.zero_grad()
+            x, t = batch(step)
+            training.loss("cross-entropy", forward(x), t).backward()
+            its.step()
+    assert_same(bits(plain, reference), bits(network, optimizer))
