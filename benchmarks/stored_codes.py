@@ -1,4 +1,4 @@
-"""Bytes that a network's weights and optimiser state take between steps, as codes and as floats; and a step's time.
+"""Bytes of a network's weights and optimiser state between steps, as codes and as floats; a step's time.
 
     python benchmarks/stored_codes.py --json experiments/results/stored-codes.json
 
