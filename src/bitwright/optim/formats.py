@@ -23,7 +23,7 @@ from torch import nn
 
 from bitwright.errors import InvalidValueError
 from bitwright.formats import Format
-from bitwright.quantize import Quantizer, QuantizerSpec
+from bitwright.quantize import Quantizer, QuantizerSpec, tick
 
 STEP_BUFFER = "bitwright_step"
 """The int64 buffer on a quantised root module that counts training forwards."""
@@ -107,13 +107,9 @@ class _Formats:
                     quantizer.quantize_(value)
                     self.first[rule.name, tensor] = quantizer
 
-    def quantizer(
-        self, rule: ParameterRule, tensor: str, spec: QuantizerSpec, state: dict[str, Any]
-    ) -> Quantizer:
-        """The quantiser of a stored tensor, at the present step."""
-        quantizer = self.adopted(rule, tensor, spec, state)
-        quantizer.tick(getattr(self.model, STEP_BUFFER, 0))
-        return quantizer
+    def tick(self, found: Iterable[Quantizer]) -> None:
+        """Begin the present step: what was measured in the one before moves the scales."""
+        tick(found, getattr(self.model, STEP_BUFFER, 0), replicated=True)
 
     def adopted(
         self, rule: ParameterRule, tensor: str, spec: QuantizerSpec, state: dict[str, Any]
@@ -143,41 +139,37 @@ class _Formats:
         return args[:1], {**kwargs, "closure": evaluated}
 
     def quantize_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        found: list[tuple[Quantizer, torch.Tensor]] = []
         for rule in self.rules:
             grad = rule.parameter.grad
             if rule.weight_grad is not None and grad is not None:
                 state = optimizer.state.get(rule.parameter, {})
-                quantizer = self.quantizer(rule, "weight_grad", rule.weight_grad, state)
-                quantizer.quantize_(grad)
+                found.append((self.adopted(rule, "weight_grad", rule.weight_grad, state), grad))
+        self.tick(quantizer for quantizer, _ in found)
+        for quantizer, grad in found:
+            quantizer.quantize_(grad)
 
     @torch.no_grad()
     def after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for rule in self.rules:
-            parameter = rule.parameter
-            if parameter.grad is None:
-                continue
-            state = optimizer.state[parameter]
-            self.store(rule, parameter, state)
+        moved = [rule for rule in self.rules if rule.parameter.grad is not None]
+        states = {rule.name: optimizer.state[rule.parameter] for rule in moved}
+        primal: dict[str, Quantizer] = {}
+        kept: list[tuple[Quantizer, torch.Tensor]] = []
+        for rule in moved:
+            state = states[rule.name]
+            if rule.primal is not None:
+                primal[rule.name] = self.adopted(rule, "primal", rule.primal, state)
             if rule.state is not None:
                 for name, value in _tensors(state):
-                    self.quantizer(rule, f"state.{name}", rule.state, state).quantize_(value)
-            for (name, tensor), quantizer in self.quantizers.items():
-                if name == rule.name:
-                    state |= {f"{tensor}.{key}": value for key, value in quantizer.state().items()}
-
-    def store(self, rule: ParameterRule, parameter: nn.Parameter, state: dict[str, Any]) -> None:
-        """Clip and quantise a parameter; where its scale moved, that puts all of it on the new grid."""
-        quantizer = None
-        if rule.primal is not None:
-            quantizer = self.quantizer(rule, "primal", rule.primal, state)
-        early = False
-        if rule.clip is not None:
-            if quantizer is not None and quantizer.spec.controller.counts_before_clipping:
-                early = True
-                quantizer.observe(parameter)
-            parameter.clamp_(*rule.clip)
-        if quantizer is not None:
-            quantizer.quantize_(parameter, measured=not early)
+                    kept.append((self.adopted(rule, f"state.{name}", rule.state, state), value))
+        self.tick([*primal.values(), *(quantizer for quantizer, _ in kept)])
+        for rule in moved:
+            _store(rule, primal.get(rule.name))
+        for quantizer, value in kept:
+            quantizer.quantize_(value)
+        for (name, tensor), quantizer in self.quantizers.items():
+            if name in states:
+                states[name] |= {f"{tensor}.{key}": value for key, value in quantizer.state().items()}
 
     def stored(self, optimizer: torch.optim.Optimizer) -> Iterator[StoredTensor]:
         for rule in self.rules:
@@ -270,6 +262,18 @@ def stored_quantizers(optimizer: torch.optim.Optimizer) -> Iterator[Quantizer]:
     formats = optimizer.__dict__.get(_ATTRIBUTE)
     if isinstance(formats, _Formats):
         yield from formats.quantizers.values()
+
+
+def _store(rule: ParameterRule, quantizer: Quantizer | None) -> None:
+    """Clip and quantise a parameter; where its scale moved, that puts all of it on the new grid."""
+    early = False
+    if rule.clip is not None:
+        if quantizer is not None and quantizer.spec.controller.counts_before_clipping:
+            early = True
+            quantizer.observe(rule.parameter)
+        rule.parameter.clamp_(*rule.clip)
+    if quantizer is not None:
+        quantizer.quantize_(rule.parameter, measured=not early)
 
 
 def _tensors(state: dict[str, Any]) -> list[tuple[str, torch.Tensor]]:

@@ -401,10 +401,17 @@ def quantizers(model: nn.Module) -> Iterator[Quantizer]:
     return (module for module in model.modules() if isinstance(module, Quantizer))
 
 
-def tick(found: Iterable[Quantizer], step: int | torch.Tensor) -> None:
-    """Begin training step `step`: exchange what the ranks measured, then let every scale move."""
+def tick(found: Iterable[Quantizer], step: int | torch.Tensor, *, replicated: bool = False) -> None:
+    """Begin training step `step`: exchange what the ranks measured, then let every scale move.
+
+    Args:
+        found: the quantisers.
+        step: counts training steps; keys random bits.
+        replicated: every rank measures the same, and nothing is exchanged.
+    """
     found = list(found)
-    exchange(found)
+    if not replicated:
+        exchange(found)
     groups: dict[Hashable, list[Quantizer]] = {}
     for quantizer in found:
         common = quantizer.joins()
