@@ -183,7 +183,9 @@ def test_the_parts_are_saved_and_joined_again(tmp_path):
     again = Chain([first, island, second])
     assert np.array_equal(again(x.numpy()), chain(x.numpy()))
     assert bw.verify(model, again, [x]).differing == 0
+    turned = FloatIsland("head.norm", model.head.norm, channels_last=True)
     for parts in (
+        [first, turned, second],
         [second, island, first],
         [first, second],
         [first, FloatIsland("norm", F.relu), second],

@@ -57,6 +57,11 @@ class FloatIsland:
             tensor = tensor.movedim(1, -1).contiguous()
         return self.values(tensor).contiguous().numpy()
 
+    @property
+    def words(self) -> str:
+        """What the networks beside it note."""
+        return f"float island {self.name}" + (", channels last" if self.channels_last else "")
+
     def __repr__(self) -> str:
         modules = self.function if isinstance(self.function, nn.Sequential) else [self.function]
         what = ", ".join(type(m).__name__ if isinstance(m, nn.Module) else repr(m) for m in modules)
@@ -165,5 +170,5 @@ class Chain:
 def chain_notes(parts: Sequence[object]) -> list[dict[str, Any] | None]:
     """For each part that is a network, what it notes of the chain: all parts in words, and which it is."""
     islands = [part if isinstance(part, FloatIsland) else None for part in parts]
-    words = ["network" if island is None else f"float island {island.name}" for island in islands]
+    words = ["network" if i is None else i.words for i in islands]
     return [{"chain": words, "this": n} if island is None else None for n, island in enumerate(islands)]
