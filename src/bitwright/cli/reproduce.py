@@ -21,7 +21,13 @@ OUT = Path("runs/reproduce")
 
 @click.command("reproduce")
 @click.argument("name", required=False)
-@click.option("--scale", "scale_name", default="small", show_default=True, help="How large: small, or paper.")
+@click.option(
+    "--scale",
+    "scale_name",
+    default="small",
+    show_default=True,
+    help="How large: small, paper, or another of the experiment's.",
+)
 @click.option("--only", metavar="GLOB", help="Run only the runs of these names.")
 @click.option("--smoke", is_flag=True, help="One seed, a tenth of an epoch: does it run at all?")
 @click.option("--dry-run", is_flag=True, help="Time a few steps of each run, and say what all would cost.")
