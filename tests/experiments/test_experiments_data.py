@@ -72,11 +72,11 @@ def write(tmp_path, text, name="mine.toml"):
 def test_every_experiment_states_its_scales_and_its_runs(name):
     found = experiment(name)
     assert {"small", "paper"} <= set(found.scales)
-    for name, scale in found.scales.items():
+    for title, scale in found.scales.items():
         assert scale.note
         jobs = found.jobs(scale)
         assert jobs
-        assert len(jobs) >= len(found.runs) or name not in ("small", "paper")
+        assert len(jobs) >= len(found.runs) or title not in ("small", "paper")
     # what is claimed names runs: a claim that names none is an error of the file
     assert found.claims
 
