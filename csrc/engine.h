@@ -17,6 +17,8 @@ namespace bitwright {
 //   codes   byte = clip(round((acc M[n] + B[n]) 2^-shift), low, high) + zero
 // |acc M + B| < 2^53, so that codes are exact in float64 too: the scaled arrays hold M 2^-shift and
 // B 2^-shift, and neither product nor sum needs more than 53 bits, with or without contraction.
+// Where margins are given, codes come from float32 too: y = fma(acc, M 2^-shift, B 2^-shift) with
+// both constants rounded gives round(y) unless |y - round(y)| >= single_margin[n], in any lane.
 struct Epilogue {
     enum class Kind { sums, bits, levels, codes };
     Kind kind = Kind::sums;
@@ -30,7 +32,7 @@ struct Epilogue {
     int shift = 0;
     Rounding rounding = Rounding::nearest_even;
     int32_t low = 0, high = 0, zero = 0;
-    bool narrow = false;  // codes: round((acc M + B) 2^-shift) fits int32 before it is clipped
+    const float *single_multiplier = nullptr, *single_offset = nullptr, *single_margin = nullptr;
 };
 
 // Rows (output pixels) of a group of images have their places listed once; the next group lies
@@ -91,6 +93,7 @@ struct Term {
     int32_t zero;
     const int64_t* multiplier;
     const double* scaled_multiplier;
+    const float* single_multiplier;
 };
 struct CombineArgs {
     int64_t pixels;

@@ -59,20 +59,20 @@ inline void store_codes(const Epilogue& e, __m512d y0, __m512d y1, int64_t n, st
     store_bytes(_mm512_add_epi32(codes, _mm512_set1_epi32(e.zero)), e.channels - n, out + n);
 }
 
-inline bool is_narrow(const Epilogue& e) {
-    return e.narrow && e.rounding == Rounding::nearest_even;
-}
-
-// Where `is_narrow`: 16 integers are clipped, not 2 x 8 doubles.
-inline __attribute__((always_inline)) void store_narrow(const Epilogue& e, __m512d y0, __m512d y1,
-                                                        int64_t n, std::byte* out) {
-    constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    const __m256i c0 = _mm512_cvt_roundpd_epi32(y0, kNearest);
-    const __m256i c1 = _mm512_cvt_roundpd_epi32(y1, kNearest);
-    __m512i codes = _mm512_inserti64x4(_mm512_castsi256_si512(c0), c1, 1);
+// 16 codes from float32 sums. `rest` collects the largest |y - round(y)| of each channel: what was
+// stored counts where they stay below the epilogue's margins.
+inline __attribute__((always_inline)) void store_single(const Epilogue& e, __m512 y, int64_t n,
+                                                        __m512& rest, std::byte* out) {
+    __m512i codes = _mm512_cvt_roundps_epi32(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    constexpr int kToNearest = 0x08, kLargestMagnitude = 0x0B;
+    rest = _mm512_range_ps(rest, _mm512_reduce_ps(y, kToNearest), kLargestMagnitude);
     codes = _mm512_max_epi32(codes, _mm512_set1_epi32(e.low));
     codes = _mm512_min_epi32(codes, _mm512_set1_epi32(e.high));
     store_bytes(_mm512_add_epi32(codes, _mm512_set1_epi32(e.zero)), e.channels - n, out + n);
+}
+
+inline bool is_safe(const Epilogue& e, __m512 rest, int64_t n) {
+    return _mm512_cmp_ps_mask(rest, _mm512_loadu_ps(e.single_margin + n), _CMP_GE_OQ) == 0;
 }
 
 template <Epilogue::Kind K>
@@ -120,19 +120,19 @@ __attribute__((noinline)) void store_block(const Epilogue& given, const __m512i*
     for (int t = 0; t < count; ++t) {
         const int64_t n = (tile + t) * kLanes;
         if constexpr (K == Epilogue::Kind::codes) {
+            if (e.single_margin != nullptr) {
+                const __m512 m = _mm512_loadu_ps(e.single_multiplier + n);
+                const __m512 b = _mm512_loadu_ps(e.single_offset + n);
+                __m512 rest = _mm512_setzero_ps();
+                for (int row = 0; row < rows; ++row) {
+                    const __m512 x = _mm512_cvtepi32_ps(acc[row * count + t]);
+                    store_single(e, _mm512_fmadd_ps(x, m, b), n, rest, output + output_offset[row]);
+                }
+                if (is_safe(e, rest, n)) continue;
+            }
             const double *m = e.scaled_multiplier + n, *b = e.scaled_offset + n;
             const __m512d m0 = _mm512_loadu_pd(m), m1 = _mm512_loadu_pd(m + 8);
             const __m512d b0 = _mm512_loadu_pd(b), b1 = _mm512_loadu_pd(b + 8);
-            if (is_narrow(e)) {
-                for (int row = 0; row < rows; ++row) {
-                    const __m512i x = acc[row * count + t];
-                    const __m512d x0 = _mm512_cvtepi32_pd(_mm512_castsi512_si256(x));
-                    const __m512d x1 = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(x, 1));
-                    store_narrow(e, _mm512_fmadd_pd(x0, m0, b0), _mm512_fmadd_pd(x1, m1, b1), n,
-                                 output + output_offset[row]);
-                }
-                continue;
-            }
             for (int row = 0; row < rows; ++row) {
                 const __m512i x = acc[row * count + t];
                 const __m512d x0 = _mm512_cvtepi32_pd(_mm512_castsi512_si256(x));

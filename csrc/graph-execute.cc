@@ -207,7 +207,8 @@ void Graph::run(const CombineStage& stage, const Workspace& workspace, int64_t i
                             layout.element == Element::sums,
                             inputs[t]->zero,
                             several ? stage.multipliers[t].data() : nullptr,
-                            several ? stage.scaled_multipliers[t].data() : nullptr};
+                            several ? stage.scaled_multipliers[t].data() : nullptr,
+                            several ? stage.single_multipliers[t].data() : nullptr};
             }
             args.output = memory(workspace, stage.output) + image * output.layout.image_bytes() +
                           output.layout.offset(y, 0) + stage.first_channel;

@@ -1,7 +1,6 @@
 // Packs weights, folds zero points and padding into constants, lists the places of rows.
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstring>
 #include <map>
 #include <stdexcept>
@@ -139,78 +138,7 @@ int64_t sum_of(const std::vector<int64_t>& of_tap, const Taps& taps, int64_t ker
     return sum;
 }
 
-template <typename T>
-void spread(std::vector<T>& array, int64_t channels, int64_t groups, T unused) {
-    if (array.empty()) return;
-    const int64_t rows = static_cast<int64_t>(array.size()) / channels, each = channels / groups;
-    const int64_t padded = round_up(each, kLanes);
-    std::vector<T> laid(static_cast<size_t>(rows * groups * padded), unused);
-    for (int64_t i = 0; i < rows * channels; ++i) {
-        const int64_t n = i % channels;
-        const int64_t to = (i / channels * groups + n / each) * padded + n % each;
-        laid[static_cast<size_t>(to)] = array[static_cast<size_t>(i)];
-    }
-    array = std::move(laid);
-}
-
 }  // namespace
-
-void EpilogueSpec::bound(const std::vector<int64_t>& bounds) {
-    narrow = kind == Kind::codes;
-    for (size_t n = 0; narrow && n < bounds.size(); ++n) {
-        const double m = std::abs(static_cast<double>(multiplier[n]));
-        const double b = std::abs(static_cast<double>(offset[n]));
-        const double largest = std::ldexp(static_cast<double>(bounds[n]) * m + b, -shift);
-        narrow = largest < INT32_MAX - 1;
-    }
-}
-
-void EpilogueSpec::pad(int64_t channels, int64_t groups) {
-    group_channels = channels / groups;
-    group_padded = round_up(group_channels, kLanes);
-    padded = groups * group_padded;
-    spread(flips, channels, groups, uint8_t{0});
-    tile_flips.assign(static_cast<size_t>(padded / kLanes), 0);
-    for (size_t n = 0; n < flips.size(); ++n) {
-        tile_flips[n / kLanes] |= static_cast<uint16_t>(unsigned{flips[n] != 0} << (n % kLanes));
-    }
-    spread(thresholds, channels, groups, int32_t{INT32_MAX});
-    spread(base, channels, groups, int32_t{0});
-    spread(step, channels, groups, int32_t{0});
-    spread(multiplier, channels, groups, int64_t{0});
-    spread(offset, channels, groups, int64_t{0});
-    for (const int64_t m : multiplier) {
-        scaled_multiplier.push_back(std::ldexp(static_cast<double>(m), -shift));
-    }
-    for (const int64_t b : offset)
-        scaled_offset.push_back(std::ldexp(static_cast<double>(b), -shift));
-}
-
-Epilogue EpilogueSpec::view(int64_t group, int32_t zero) const {
-    const auto at = [&](const auto& array) {
-        return array.empty() ? nullptr : array.data() + group * group_padded;
-    };
-    Epilogue e;
-    e.kind = kind;
-    e.channels = group_channels;
-    e.thresholds = at(thresholds);
-    e.count = count;
-    e.padded = padded;
-    e.flips = tile_flips.data() + group * group_padded / kLanes;
-    e.base = at(base);
-    e.step = at(step);
-    e.multiplier = at(multiplier);
-    e.offset = at(offset);
-    e.scaled_multiplier = at(scaled_multiplier);
-    e.scaled_offset = at(scaled_offset);
-    e.shift = shift;
-    e.rounding = rounding;
-    e.low = low;
-    e.high = high;
-    e.zero = zero;
-    e.narrow = narrow;
-    return e;
-}
 
 // The margin holds the byte of level 0, so the taps that are multiplied have one constant:
 //   acc = sum of byte * w - zero * sum(w)
@@ -264,7 +192,7 @@ void pack(DotStage& stage, const Tensor& input, const Tensor& output) {
                 -input.zero * sum_of(tap_sums, segment.taken, window.kernel_w));
         }
     }
-    stage.epilogue.bound(bounds);
+    stage.epilogue.prove_single({{{&stage.epilogue.multiplier, &bounds}}});
     stage.epilogue.pad(stage.channels, groups);
     std::vector<int8_t>().swap(stage.levels);
 }

@@ -40,6 +40,11 @@ struct Taps {
     auto operator<=>(const Taps&) const = default;
 };
 
+// x M of a sum, per channel: M, and the largest |x|.
+struct Summand {
+    const std::vector<int64_t>*multiplier, *largest;
+};
+
 // An epilogue's arrays, one element per channel, until pad() lays them out in tiles.
 struct EpilogueSpec {
     using Kind = Epilogue::Kind;
@@ -54,13 +59,13 @@ struct EpilogueSpec {
     int shift = 0;
     Rounding rounding = Rounding::nearest_even;
     int32_t low = 0, high = 0;
-    bool narrow = false;
+    std::vector<float> single_multiplier, single_offset, single_margin;
     int64_t group_channels = 0, group_padded = 0, padded = 0;
 
     // Lays the arrays out: `groups` groups of channels, each in whole tiles.
     void pad(int64_t channels, int64_t groups);
-    // Accumulators of channel n lie between -bounds[n] and bounds[n]; before pad().
-    void bound(const std::vector<int64_t>& bounds);
+    // Looks whether float32 gives the codes of a sum of these terms; before pad().
+    void prove_single(const std::vector<Summand>& terms);
     // The epilogue of one group.
     Epilogue view(int64_t group, int32_t zero) const;
 };
@@ -133,6 +138,7 @@ struct CombineStage {
     int64_t first_channel;
     std::vector<std::vector<int64_t>> multipliers;  // of several terms, padded
     std::vector<std::vector<double>> scaled_multipliers;
+    std::vector<std::vector<float>> single_multipliers;
     EpilogueSpec epilogue;
 };
 

@@ -9,7 +9,7 @@ import pytest
 from graph_networks import Builder, codes_of, random_network, samples
 
 from bitwright.formats import Binary, Int, Rounding, Ternary, UInt
-from bitwright.integer import Affine, Conv, Input, Linear, Network, Output, Reshape
+from bitwright.integer import Affine, Codes, Conv, Input, Linear, Network, Output, Reshape
 from bitwright.kernels import available_isas
 
 ISAS = available_isas()
@@ -164,3 +164,22 @@ def test_the_plan_says_what_runs():
     assert kernels == ["quantise", "planes", "dot", "dot"]
     assert plan[1]["macs"] == 64 * 64 * 9 * 128
     assert all(set(row) == {"operation", "kernel", "layout", "macs", "reason"} for row in plan)
+
+
+def test_codes_near_a_half():
+    """M 2^-s = 2^-7 (1 + d 2^-29): every 128th sum is half a code but for what float32 cannot hold."""
+    rng = np.random.default_rng(5)
+    levels = rng.integers(-127, 128, (40, 12, 1, 1), np.int8)
+    zeros = np.zeros(40, np.int64)
+    for d in (-1, 0, 1, 128):
+        for b, form in ((0, UInt(8)), (1 << 35, Int(8)), (3 << 34, Int(4))):
+            network = Network(
+                [
+                    Input("input", "", (12, 16, 16), UInt(8), 1.0),
+                    Conv("conv", "input", Codes.pack(Int(8), levels), (1, 1), (0, 0)),
+                    Affine("codes", "conv", zeros + 2**29 + d, zeros + b, 36, form, Rounding.NEAREST_EVEN),
+                    Output("output", "codes", zeros + 1, zeros, 0),
+                ]
+            )
+            assert network.engine_problem is None
+            check(network, codes_of(network, 2, 1))
