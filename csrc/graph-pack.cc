@@ -63,7 +63,8 @@ Places list_places(const Sliding& window, const Runs& runs, const Layout& input,
                    bool may_skip) {
     const int64_t width = output.shape.width, pixel_bytes = input.pixel_bytes();
     Places places;
-    places.pixels = output.shape.pixels();
+    places.height = output.shape.height;
+    places.width = width;
     places.input_image = input.image_bytes();
     places.output_image = output.image_bytes();
     places.weight_run = runs.units * unit_weights;
@@ -79,18 +80,18 @@ Places list_places(const Sliding& window, const Runs& runs, const Layout& input,
         return std::pair{taken, by_kind ? in : taken};
     };
     int64_t left_out = 0;
-    for (int64_t pixel = 0; rows && pixel < places.pixels; ++pixel) {
+    for (int64_t pixel = 0; rows && pixel < places.pixels(); ++pixel) {
         left_out += all.count() - kind_of(pixel, true).first.count();
     }
-    const bool skips = left_out * kLeastSkipped >= places.pixels * all.count();
+    const bool skips = left_out * kLeastSkipped >= places.pixels() * all.count();
     std::map<std::pair<Taps, Taps>, std::vector<int64_t>> kinds;
-    for (int64_t pixel = 0; pixel < places.pixels; ++pixel) {
+    for (int64_t pixel = 0; pixel < places.pixels(); ++pixel) {
         kinds[kind_of(pixel, skips)].push_back(pixel);
     }
     // Offsets within a group are 32-bit.
     const int64_t most = INT32_MAX / std::max(places.input_image, places.output_image);
     const int64_t wanted = kinds.size() > 1 ? kGroupRowsByKind : kGroupRows;
-    places.group_images = std::clamp(ceil_div(wanted, places.pixels), int64_t{1}, most);
+    places.group_images = std::clamp(ceil_div(wanted, places.pixels()), int64_t{1}, most);
     int64_t before = 0;
     for (const auto& [kind, pixels] : kinds) {
         const auto& [taken, in] = kind;
@@ -101,8 +102,16 @@ Places list_places(const Sliding& window, const Runs& runs, const Layout& input,
         const int64_t input_bytes =
             taken.y0 < taken.y1 ? runs.offset[static_cast<size_t>(taken.y0)] + skipped : 0;
         places.segments.push_back(
-            {in, taken, count, before, skips ? taken.y1 - taken.y0 : runs.count, units, input_bytes,
-             taken.y0 * places.weight_run + skipped / unit_bytes * unit_weights, 0});
+            {in,
+             taken,
+             count,
+             before,
+             skips ? taken.y1 - taken.y0 : runs.count,
+             units,
+             input_bytes,
+             taken.y0 * places.weight_run + skipped / unit_bytes * unit_weights,
+             0,
+             {pixels.begin(), pixels.end()}});
         before += count;
         for (int64_t image = 0; image < places.group_images; ++image) {
             for (const int64_t pixel : pixels) {

@@ -349,7 +349,7 @@ void Graph::plan_memory() {
     for (const Stage& stage : stages_) {
         const auto rows = [&](const auto& product) {
             if (product.weights.size() > kChunkBytes / 2) {
-                wanted = std::max(wanted, ceil_div(kChunkRows, product.places.pixels));
+                wanted = std::max(wanted, ceil_div(kChunkRows, product.places.pixels()));
             }
         };
         if (const auto* dot = std::get_if<DotStage>(&stage)) rows(*dot);

@@ -74,16 +74,18 @@ struct EpilogueSpec {
 // the taps outside are left out of the product; otherwise they meet the margin.
 struct Segment {
     Taps inside, taken;
-    int64_t pixels = 0, before = 0;  // of one image: how many, and how many in earlier segments
-    int64_t runs = 0, units = 0;     // of the taken taps
-    int64_t input = 0, weights = 0;  // bytes to the first of them
-    int64_t constants = 0;           // elements to the segment's constants
+    int64_t pixels = 0, before = 0;   // of one image: how many, and how many in earlier segments
+    int64_t runs = 0, units = 0;      // of the taken taps
+    int64_t input = 0, weights = 0;   // bytes to the first of them
+    int64_t constants = 0;            // elements to the segment's constants
+    std::vector<int32_t> pixel = {};  // y * width + x, ascending
 };
 
 // Where the rows of a group of images read and write (Rows in engine.h): segment by segment, in
 // each image by image.
 struct Places {
-    int64_t group_images = 0, pixels = 0, input_image = 0, output_image = 0;
+    int64_t group_images = 0, height = 0, width = 0, input_image = 0, output_image = 0;
+    int64_t pixels() const { return height * width; }
     std::vector<int32_t> input_offset, output_offset;
     std::vector<Segment> segments;
     int64_t weight_run = 0, weight_tile = 0;  // bytes
@@ -277,6 +279,11 @@ class Graph {
         int64_t index = 0, count = 1;
         std::pair<int64_t, int64_t> of(int64_t size, int64_t unit) const;
     };
+    // What a part does of a product: all tiles of some pixels, or some tiles of all pixels.
+    struct Share {
+        std::pair<int64_t, int64_t> pixels, tiles;
+    };
+    static Share share(const Places& places, int64_t tiles, Part part);
 
     Tensor& open(int id);
     void connect(std::initializer_list<int> inputs, int output);
@@ -287,7 +294,7 @@ class Graph {
     std::unique_ptr<Team> borrow_team(int64_t size) const;
     void give_back(std::unique_ptr<Team> team) const;
     std::byte* memory(const Workspace& workspace, int tensor) const;
-    void fill_margin(const Workspace& workspace, int tensor, int64_t images) const;
+    void fill_margin(const Workspace& workspace, int tensor, int64_t images, Part part) const;
     GraphFault load(const GraphBatch& batch, int64_t image, Workspace& workspace,
                     int64_t slot) const;
     GraphFault run_chunks(const GraphBatch& batch, int64_t step, std::atomic<int64_t>& next) const;
