@@ -61,15 +61,15 @@ void add_two(const CombineArgs& args, const Epilogue& e) {
         const __m512 offset = _mm512_loadu_ps(e.single_offset + n);
         for (int64_t first = 0; first < args.pixels; first += kPixels) {
             const int64_t pixels = std::min(kPixels, args.pixels - first);
-            __m512 rest = _mm512_setzero_ps();
+            SingleCodes codes(e);
             for (int64_t pixel = first; pixel < first + pixels; ++pixel) {
                 const __m512i x = load_levels(a, a.data + pixel * a.stride, n, live);
                 const __m512i y = load_levels(b, b.data + pixel * b.stride, n, live);
                 const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(x), ma, offset);
-                store_single(e, _mm512_fmadd_ps(_mm512_cvtepi32_ps(y), mb, sum), n, rest,
-                             args.output + pixel * args.output_stride);
+                codes.store(_mm512_fmadd_ps(_mm512_cvtepi32_ps(y), mb, sum), e.channels - n,
+                            args.output + pixel * args.output_stride + n);
             }
-            if (!is_safe(e, rest, n)) add_double(args, e, n, first, pixels);
+            if (!codes.safe()) add_double(args, e, n, first, pixels);
         }
     }
 }
@@ -80,7 +80,7 @@ void combine_avx512(const CombineArgs& args) {
         return;
     }
     const Epilogue e = args.epilogue;
-    if (args.count == 2 && e.single_margin != nullptr) {
+    if (args.count == 2 && e.single_multiplier != nullptr) {
         add_two(args, e);
         return;
     }

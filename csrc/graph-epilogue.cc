@@ -9,7 +9,7 @@
 namespace bitwright {
 namespace {
 
-constexpr float kNoRisk = 1.0F;  // no rest of a rounding is that large
+constexpr int kFractionBits = 16;  // of what float32 gives where it is not exact
 
 template <typename T>
 void spread(std::vector<T>& array, int64_t channels, int64_t groups, T unused) {
@@ -25,41 +25,60 @@ void spread(std::vector<T>& array, int64_t channels, int64_t groups, T unused) {
     array = std::move(laid);
 }
 
-// u(y) - y, the largest that float32 errs in y = sum of x m + b, or a negative number where float32
-// does not serve. With u = 2^-24, each of n terms below S in all:
-//   x, m and b are rounded: u (2 S + |b|); each multiply-add: u (S + |b|)
-// Exact, 0: x M and B are multiples of 2^t, and their sum below 2^24 of these. Otherwise what
-// matters lies near the codes, |y| <= R, where one term alone is below R + |b|; beyond, any error
-// below 1 leaves the code clipped.
-double single_error(const EpilogueSpec& e, const std::vector<Summand>& terms, size_t n) {
+// What float32 makes of y = sum of x m + b for one channel.
+struct Single {
+    bool exact;    // every partial sum is a multiple of a power of two, and below 2^24 of them
+    double error;  // in codes, the largest; negative where float32 does not serve
+};
+
+// The error is that of |y| <= R, near the codes: by the rounding of m, of x beyond 24 bits, of b,
+// and of each multiply-add. One term alone is at most R + |b| there; several are as large as they
+// can be. Beyond R any error below 1 will do.
+Single judge(const EpilogueSpec& e, const std::vector<Summand>& terms, size_t n) {
+    constexpr double unit = 0x1p-24;
     const double b = std::ldexp(std::abs(static_cast<double>(e.offset[n])), -e.shift);
-    double sum = 0;
-    auto digits = static_cast<uint64_t>(e.offset[n]);
-    for (const Summand& term : terms) {
-        const int64_t m = (*term.multiplier)[n];
-        digits |= static_cast<uint64_t>(m);
-        sum += std::ldexp(static_cast<double>((*term.largest)[n]) * std::abs(double(m)), -e.shift);
-    }
-    const int ends = std::countr_zero(digits);
-    if (sum + b < 0x1p30 && std::ldexp(sum + b, e.shift - std::min(ends, 62)) <= 0x1p24) return 0;
     const double codes = std::max(std::abs(double(e.low)), std::abs(double(e.high))) + 2;
-    // A short fraction is often 1/2, which is no error but would be taken for one.
-    if (terms.size() > 4 || sum + b >= 0x1p21 || e.shift - ends < 12) return -1;
-    const double near = terms.size() == 1 ? std::min(sum, codes + b) : sum;
-    return 0x1.01p-24 * static_cast<double>(2 + terms.size()) * (near + b);
+    auto digits = static_cast<uint64_t>(e.offset[n]);
+    double sum = b, error = unit * (b + 1 + codes + 1);
+    for (const Summand& term : terms) {
+        digits |= static_cast<uint64_t>((*term.multiplier)[n]);
+        const double m = std::ldexp(static_cast<double>((*term.multiplier)[n]), -e.shift);
+        const auto largest = static_cast<double>((*term.largest)[n]);
+        const double all = largest * std::abs(m);
+        const double near = terms.size() == 1 ? std::min(all, codes + b) : all;
+        const double relative = m == 0 ? 0 : std::abs(double(static_cast<float>(m)) / m - 1);
+        error += near * (relative + (largest > 0x1p24 ? unit : 0));
+        sum += all;
+    }
+    error += unit * static_cast<double>(terms.size() - 1) * (sum + 1);
+    const int ends = std::min(std::countr_zero(digits), 62);
+    const bool exact = sum < 0x1p30 && std::ldexp(sum, e.shift - ends) <= 0x1p24;
+    // A short fraction is often exactly 1/2, which would be taken for an error.
+    const bool fits =
+        sum + codes < std::ldexp(1, 31 - kFractionBits) && (digits == 0 || e.shift - ends >= 12);
+    return {exact, fits ? error : -1};
 }
 
 }  // namespace
 
+// Exact sums are rounded at once. The others are made in 2^-16 codes, with 1/2 and their own error
+// added, so that cutting the fraction off rounds them, unless the fraction is below twice the error
+// (and the half that the conversion to integers adds to it).
 void EpilogueSpec::prove_single(const std::vector<Summand>& terms) {
     if (kind != Kind::codes || rounding != Rounding::nearest_even) return;
-    std::vector<float> margins;
+    bool exact = true, serves = true;
+    double largest = 0;
     for (size_t n = 0; n < offset.size(); ++n) {
-        const double error = single_error(*this, terms, n);
-        if (error < 0 || error > 0x1p-11) return;  // float64 would be asked too often
-        margins.push_back(error > 0 ? static_cast<float>(0.5 - error) : kNoRisk);
+        const Single channel = judge(*this, terms, n);
+        exact = exact && channel.exact;
+        serves = serves && channel.error >= 0;
+        largest = std::max(largest, channel.error);
     }
-    single_margin = std::move(margins);
+    const double added = std::ceil(1.01 * std::ldexp(largest, kFractionBits) + 0.5);
+    single = exact || (serves && added <= 32);  // beyond, float64 would be asked too often
+    if (!single || exact) return;
+    single_bits = kFractionBits;
+    single_added = static_cast<int32_t>(added);
 }
 
 void EpilogueSpec::pad(int64_t channels, int64_t groups) {
@@ -82,10 +101,13 @@ void EpilogueSpec::pad(int64_t channels, int64_t groups) {
     for (const int64_t b : offset) {
         scaled_offset.push_back(std::ldexp(static_cast<double>(b), -shift));
     }
-    spread(single_margin, channels, groups, kNoRisk);
-    if (single_margin.empty()) return;
-    single_multiplier.assign(scaled_multiplier.begin(), scaled_multiplier.end());
-    single_offset.assign(scaled_offset.begin(), scaled_offset.end());
+    if (!single) return;
+    const double half = single_bits == 0 ? 0 : std::ldexp(1, single_bits - 1);
+    for (size_t n = 0; n < offset.size(); ++n) {
+        const auto scaled = [&](double value) { return std::ldexp(value, single_bits); };
+        single_multiplier.push_back(static_cast<float>(scaled(scaled_multiplier[n])));
+        single_offset.push_back(static_cast<float>(scaled(scaled_offset[n]) + half + single_added));
+    }
 }
 
 Epilogue EpilogueSpec::view(int64_t group, int32_t zero) const {
@@ -112,7 +134,13 @@ Epilogue EpilogueSpec::view(int64_t group, int32_t zero) const {
     e.zero = zero;
     e.single_multiplier = at(single_multiplier);
     e.single_offset = at(single_offset);
-    e.single_margin = at(single_margin);
+    const int32_t one = 1 << single_bits;
+    e.single_fraction = one - 1;
+    e.single_low = low * one;
+    e.single_high = high * one + one - 1;
+    e.single_zero = zero * one;
+    e.single_byte = single_bits / 8 * 0x01010101;
+    e.single_limit = single_bits == 0 ? 0 : 2 * single_added + 1;
     return e;
 }
 

@@ -177,7 +177,7 @@ void pack(DotStage& stage, const Tensor& input, const Tensor& output) {
     lay_constants(stage.places.segments, stage.constants, padded);
     const int8_t* level = stage.levels.data();
     std::vector<int64_t> tap_sums(static_cast<size_t>(taps));
-    std::vector<int64_t> bounds(static_cast<size_t>(stage.channels));  // 255 times the sum of |w|
+    std::vector<int64_t> bounds(static_cast<size_t>(stage.channels));  // of |acc|
     for (int64_t n = 0; n < stage.channels; ++n) {
         const int64_t group = n / group_channels, lane = n % group_channels;
         std::fill(tap_sums.begin(), tap_sums.end(), 0);
@@ -192,7 +192,7 @@ void pack(DotStage& stage, const Tensor& input, const Tensor& output) {
                     weights[at] = static_cast<std::byte>(*level);
                 }
                 tap_sums[static_cast<size_t>(tap)] += *level;
-                bounds[static_cast<size_t>(n)] += 255 * std::abs(int64_t{*level});
+                bounds[static_cast<size_t>(n)] += input.largest() * std::abs(int64_t{*level});
             }
         }
         for (const Segment& segment : stage.places.segments) {

@@ -232,8 +232,7 @@ void Graph::add_combine(std::vector<int> inputs, int output, int64_t first_chann
         require(multipliers.size() == stage.inputs.size(), "an M of every term");
         std::vector<std::vector<int64_t>> largest;
         for (const int id : stage.inputs) {
-            const bool bytes = tensor(id).layout.element == Element::bytes;
-            largest.emplace_back(channels, bytes ? 255 : int64_t{1} << 31);
+            largest.emplace_back(channels, tensor(id).largest());
         }
         std::vector<Summand> terms;
         for (size_t t = 0; t < multipliers.size(); ++t) {
@@ -247,7 +246,11 @@ void Graph::add_combine(std::vector<int> inputs, int output, int64_t first_chann
             for (const int64_t value : m) {
                 scaled.push_back(std::ldexp(static_cast<double>(value), -stage.epilogue.shift));
             }
-            stage.single_multipliers.emplace_back(scaled.begin(), scaled.end());
+            std::vector<float> single;
+            for (const double value : scaled) {
+                single.push_back(static_cast<float>(std::ldexp(value, stage.epilogue.single_bits)));
+            }
+            stage.single_multipliers.push_back(std::move(single));
             stage.scaled_multipliers.push_back(std::move(scaled));
         }
         stage.multipliers = std::move(multipliers);

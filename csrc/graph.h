@@ -6,9 +6,11 @@
 // memory safe.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <compare>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -31,6 +33,12 @@ struct Tensor {
     // Planned by finish(): bytes per image from the start of the arena, times the images.
     int64_t offset = 0;
     int first_stage = -1, last_stage = -1;
+    // No |level| is larger.
+    int64_t largest() const {
+        if (layout.element == Element::sums) return int64_t{1} << 31;
+        const int64_t first = -int64_t{zero}, last = 255 - int64_t{zero};
+        return std::max(std::abs(first), std::abs(last));
+    }
 };
 
 // The taps [y0, y1) x [x0, x1) of a window.
@@ -59,7 +67,10 @@ struct EpilogueSpec {
     int shift = 0;
     Rounding rounding = Rounding::nearest_even;
     int32_t low = 0, high = 0;
-    std::vector<float> single_multiplier, single_offset, single_margin;
+    bool single = false;  // float32 serves: with so many bits of fraction, so much added
+    int single_bits = 0;
+    int32_t single_added = 0;
+    std::vector<float> single_multiplier, single_offset;
     int64_t group_channels = 0, group_padded = 0, padded = 0;
 
     // Lays the arrays out: `groups` groups of channels, each in whole tiles.
