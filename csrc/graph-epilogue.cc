@@ -138,7 +138,7 @@ Epilogue EpilogueSpec::view(int64_t group, int32_t zero) const {
     e.single_fraction = one - 1;
     e.single_low = low * one;
     e.single_high = high * one + one - 1;
-    e.single_zero = zero * one;
+    e.single_zero = static_cast<int32_t>(static_cast<uint32_t>(zero) << single_bits);
     e.single_byte = single_bits / 8 * 0x01010101;
     e.single_limit = single_bits == 0 ? 0 : 2 * single_added + 1;
     return e;

@@ -354,19 +354,25 @@ GraphFault Graph::run_together(const GraphBatch& batch, int64_t threads) const {
     return fault;
 }
 
+// Images of a chunk: as many chunks for each thread, of equal size and whole tiles of rows where
+// the batch allows, else of nearly equal size.
+int64_t Graph::chunk_for(int64_t images, int64_t threads) const {
+    const int64_t chunks = round_up(ceil_div(images, chunk_), threads);
+    const int64_t even = ceil_div(images, chunks);
+    for (int64_t step = round_up(even, kBlockRows); 2 * step > even; step -= kBlockRows) {
+        if (step <= chunk_ && images % (step * threads) == 0) return step;
+    }
+    return even;
+}
+
 GraphFault Graph::run(const GraphBatch& batch, int64_t threads) const {
     if (!finished_) throw std::invalid_argument("the graph has no output yet");
     if (batch.images == 0) return {};
     if (batch.images == 1 && threads > 1 && batch.captures.empty()) {
         return run_together(batch, threads);
     }
-    // Chunks of nearly equal size, as many for each thread, whole tiles of 8 rows where they are
-    // many.
     const int64_t count = std::min(threads, batch.images);
-    const int64_t chunks = round_up(ceil_div(batch.images, chunk_), count);
-    const int64_t step =
-        std::min(round_up(ceil_div(batch.images, chunks), chunks == count ? 1 : kBlockRows),
-                 std::min(chunk_, batch.images));
+    const int64_t step = chunk_for(batch.images, count);
     std::atomic<int64_t> next{0};
     if (count == 1) return run_chunks(batch, step, next);
 

@@ -308,6 +308,7 @@ class Graph {
     void fill_margin(const Workspace& workspace, int tensor, int64_t images, Part part) const;
     GraphFault load(const GraphBatch& batch, int64_t image, Workspace& workspace,
                     int64_t slot) const;
+    int64_t chunk_for(int64_t images, int64_t threads) const;
     GraphFault run_chunks(const GraphBatch& batch, int64_t step, std::atomic<int64_t>& next) const;
     GraphFault run_together(const GraphBatch& batch, int64_t threads) const;
     void run_stage(size_t index, const Workspace& workspace, int64_t images, Part part) const;
