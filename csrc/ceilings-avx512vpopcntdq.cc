@@ -16,7 +16,7 @@ uint64_t sum_of(const __m512i (&lanes)[16]) {
 uint64_t count_registers_avx512vpopcntdq(int64_t rounds) {
     __m512i sums[16], weights[8];
     for (int i = 0; i < 16; ++i) sums[i] = _mm512_setzero_si512();
-    for (int i = 0; i < 8; ++i) weights[i] = _mm512_set1_epi64(i * 0x123456789ABCDEF);
+    for (int i = 0; i < 8; ++i) weights[i] = _mm512_set1_epi64((i + 1) * 0x123456789ABCDEF);
     __m512i bits = _mm512_set1_epi64(0x5555333311117777);
     for (int64_t round = 0; round < rounds; ++round) {
         for (int i = 0; i < 16; ++i) {

@@ -1,6 +1,8 @@
 // The engine's table for AVX-512, and its kernels without sums of products.
 #include "engine-avx512.h"
 
+#include <algorithm>
+
 #include "engine-portable.h"
 #include "engine-wide-portable.h"
 #include "epilogue-avx512.h"
@@ -28,27 +30,46 @@ void convert(const CombineArgs& args) {
     }
 }
 
-// A residual add: two terms of bytes. What belongs to the channels stays in registers.
-void add_two(const CombineArgs& args) {
-    const Epilogue e = args.epilogue;
+// The sums of `pixels` pixels from pixel `first` on, channels n .. n + 15, in float64.
+inline void add_double(const CombineArgs& args, const Epilogue& e, int64_t n, int64_t first,
+                       int64_t pixels) {
+    const __mmask16 live = live_lanes(e.channels - n);
+    for (int64_t pixel = first; pixel < first + pixels; ++pixel) {
+        __m512d y0 = _mm512_loadu_pd(e.scaled_offset + n);
+        __m512d y1 = _mm512_loadu_pd(e.scaled_offset + n + 8);
+        for (int64_t t = 0; t < args.count; ++t) {
+            const Term& term = args.terms[t];
+            const __m512i x = load_levels(term, term.data + pixel * term.stride, n, live);
+            const double* m = term.scaled_multiplier + n;
+            const __m512d x0 = _mm512_cvtepi32_pd(_mm512_castsi512_si256(x));
+            const __m512d x1 = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(x, 1));
+            y0 = _mm512_fmadd_pd(x0, _mm512_loadu_pd(m), y0);
+            y1 = _mm512_fmadd_pd(x1, _mm512_loadu_pd(m + 8), y1);
+        }
+        store_codes(e, y0, y1, n, args.output + pixel * args.output_stride);
+    }
+}
+
+// A residual add: two terms of bytes, in float32. What belongs to the channels stays in registers.
+void add_two(const CombineArgs& args, const Epilogue& e) {
+    constexpr int64_t kPixels = 32;  // that are done again where one of them is not safe
     const Term a = args.terms[0], b = args.terms[1];
     for (int64_t n = 0; n < e.channels; n += kLanes) {
         const __mmask16 live = live_lanes(e.channels - n);
-        const double *ma = a.scaled_multiplier + n, *mb = b.scaled_multiplier + n;
-        const __m512d a0 = _mm512_loadu_pd(ma), a1 = _mm512_loadu_pd(ma + 8);
-        const __m512d b0 = _mm512_loadu_pd(mb), b1 = _mm512_loadu_pd(mb + 8);
-        const __m512d o0 = _mm512_loadu_pd(e.scaled_offset + n);
-        const __m512d o1 = _mm512_loadu_pd(e.scaled_offset + n + 8);
-        for (int64_t pixel = 0; pixel < args.pixels; ++pixel) {
-            const __m512i x = load_levels(a, a.data + pixel * a.stride, n, live);
-            const __m512i y = load_levels(b, b.data + pixel * b.stride, n, live);
-            const __m512d x0 = _mm512_cvtepi32_pd(_mm512_castsi512_si256(x));
-            const __m512d x1 = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(x, 1));
-            const __m512d y0 = _mm512_cvtepi32_pd(_mm512_castsi512_si256(y));
-            const __m512d y1 = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(y, 1));
-            store_narrow(e, _mm512_fmadd_pd(y0, b0, _mm512_fmadd_pd(x0, a0, o0)),
-                         _mm512_fmadd_pd(y1, b1, _mm512_fmadd_pd(x1, a1, o1)), n,
-                         args.output + pixel * args.output_stride);
+        const __m512 ma = _mm512_loadu_ps(a.single_multiplier + n);
+        const __m512 mb = _mm512_loadu_ps(b.single_multiplier + n);
+        const __m512 offset = _mm512_loadu_ps(e.single_offset + n);
+        for (int64_t first = 0; first < args.pixels; first += kPixels) {
+            const int64_t pixels = std::min(kPixels, args.pixels - first);
+            SingleCodes codes(e);
+            for (int64_t pixel = first; pixel < first + pixels; ++pixel) {
+                const __m512i x = load_levels(a, a.data + pixel * a.stride, n, live);
+                const __m512i y = load_levels(b, b.data + pixel * b.stride, n, live);
+                const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(x), ma, offset);
+                codes.store(_mm512_fmadd_ps(_mm512_cvtepi32_ps(y), mb, sum), e.channels - n,
+                            args.output + pixel * args.output_stride + n);
+            }
+            if (!codes.safe()) add_double(args, e, n, first, pixels);
         }
     }
 }
@@ -58,29 +79,12 @@ void combine_avx512(const CombineArgs& args) {
         with_kind(args.epilogue.kind, [&](auto tag) { convert<tag.kind>(args); });
         return;
     }
-    if (args.count == 2 && is_narrow(args.epilogue)) {
-        add_two(args);
+    const Epilogue e = args.epilogue;
+    if (args.count == 2 && e.single_multiplier != nullptr) {
+        add_two(args, e);
         return;
     }
-    const Epilogue e = args.epilogue;
-    for (int64_t pixel = 0; pixel < args.pixels; ++pixel) {
-        std::byte* out = args.output + pixel * args.output_stride;
-        for (int64_t n = 0; n < e.channels; n += kLanes) {
-            const __mmask16 live = live_lanes(e.channels - n);
-            __m512d y0 = _mm512_loadu_pd(e.scaled_offset + n);
-            __m512d y1 = _mm512_loadu_pd(e.scaled_offset + n + 8);
-            for (int64_t t = 0; t < args.count; ++t) {
-                const Term& term = args.terms[t];
-                const __m512i x = load_levels(term, term.data + pixel * term.stride, n, live);
-                const double* m = term.scaled_multiplier + n;
-                const __m512d x0 = _mm512_cvtepi32_pd(_mm512_castsi512_si256(x));
-                const __m512d x1 = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(x, 1));
-                y0 = _mm512_fmadd_pd(x0, _mm512_loadu_pd(m), y0);
-                y1 = _mm512_fmadd_pd(x1, _mm512_loadu_pd(m + 8), y1);
-            }
-            store_codes(e, y0, y1, n, out);
-        }
-    }
+    for (int64_t n = 0; n < e.channels; n += kLanes) add_double(args, e, n, 0, args.pixels);
 }
 
 void split_avx512(const SplitArgs& args) {

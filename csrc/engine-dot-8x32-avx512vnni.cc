@@ -60,6 +60,17 @@ inline __attribute__((always_inline)) void block(const DotArgs& args, int64_t ti
             weights += kUnitWeights<Signs>;
         }
     }
+    if constexpr (K == Epilogue::Kind::bits) {  // so little that it stays in registers
+        const int32_t* places = args.rows.output_offset + at;
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 4
+            for (int t = 0; t < NT; ++t) {
+                store_tile<K>(args.epilogue, acc[m][t], (tile + t) * kLanes, output + places[m]);
+            }
+        }
+        return;
+    }
     __m512i done[M * NT];
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {

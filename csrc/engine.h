@@ -17,6 +17,9 @@ namespace bitwright {
 //   codes   byte = clip(round((acc M[n] + B[n]) 2^-shift), low, high) + zero
 // |acc M + B| < 2^53, so that codes are exact in float64 too: the scaled arrays hold M 2^-shift and
 // B 2^-shift, and neither product nor sum needs more than 53 bits, with or without contraction.
+// Where single_multiplier is given, float32 serves too: z = rint(fma(acc, single_multiplier[n],
+// single_offset[n])) without its lowest bits, the fraction, is the code before it is clipped,
+// unless the fraction is below single_limit.
 struct Epilogue {
     enum class Kind { sums, bits, levels, codes };
     Kind kind = Kind::sums;
@@ -30,7 +33,11 @@ struct Epilogue {
     int shift = 0;
     Rounding rounding = Rounding::nearest_even;
     int32_t low = 0, high = 0, zero = 0;
-    bool narrow = false;  // codes: round((acc M + B) 2^-shift) fits int32 before it is clipped
+    const float *single_multiplier = nullptr, *single_offset = nullptr;
+    // The bits of the fraction; low, high (with any fraction) and zero above it; the byte above it,
+    // four times over.
+    int32_t single_fraction = 0, single_low = 0, single_high = 0, single_zero = 0, single_byte = 0;
+    int32_t single_limit = 0;
 };
 
 // Rows (output pixels) of a group of images have their places listed once; the next group lies
@@ -91,6 +98,7 @@ struct Term {
     int32_t zero;
     const int64_t* multiplier;
     const double* scaled_multiplier;
+    const float* single_multiplier;
 };
 struct CombineArgs {
     int64_t pixels;

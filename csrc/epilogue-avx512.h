@@ -59,21 +59,36 @@ inline void store_codes(const Epilogue& e, __m512d y0, __m512d y1, int64_t n, st
     store_bytes(_mm512_add_epi32(codes, _mm512_set1_epi32(e.zero)), e.channels - n, out + n);
 }
 
-inline bool is_narrow(const Epilogue& e) {
-    return e.narrow && e.rounding == Rounding::nearest_even;
-}
+// Codes from float32 sums, 16 channels at a time; what was stored counts if it is `safe` in the
+// end.
+class SingleCodes {
+  public:
+    explicit SingleCodes(const Epilogue& e)
+        : fraction_(_mm512_set1_epi32(e.single_fraction)),
+          low_(_mm512_set1_epi32(e.single_low)),
+          high_(_mm512_set1_epi32(e.single_high)),
+          zero_(_mm512_set1_epi32(e.single_zero)),
+          limit_(_mm512_set1_epi32(e.single_limit)),
+          order_(_mm512_add_epi8(_mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x3C383430,
+                                                  0x2C282420, 0x1C181410, 0x0C080400),
+                                 _mm512_set1_epi32(e.single_byte))) {}
+    inline __attribute__((always_inline)) void store(__m512 sum, int64_t live, std::byte* out) {
+        __m512i z = _mm512_cvt_roundps_epi32(sum, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        least_ = _mm512_min_epu32(least_, _mm512_and_si512(z, fraction_));
+        z = _mm512_min_epi32(_mm512_max_epi32(z, low_), high_);
+        z = _mm512_permutexvar_epi8(order_, _mm512_add_epi32(z, zero_));
+        if (live >= kLanes) {
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_castsi512_si128(z));
+        } else {
+            _mm_mask_storeu_epi8(out, live_lanes(live), _mm512_castsi512_si128(z));
+        }
+    }
+    bool safe() const { return _mm512_cmplt_epu32_mask(least_, limit_) == 0; }
 
-// Where `is_narrow`: 16 integers are clipped, not 2 x 8 doubles.
-inline __attribute__((always_inline)) void store_narrow(const Epilogue& e, __m512d y0, __m512d y1,
-                                                        int64_t n, std::byte* out) {
-    constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    const __m256i c0 = _mm512_cvt_roundpd_epi32(y0, kNearest);
-    const __m256i c1 = _mm512_cvt_roundpd_epi32(y1, kNearest);
-    __m512i codes = _mm512_inserti64x4(_mm512_castsi256_si512(c0), c1, 1);
-    codes = _mm512_max_epi32(codes, _mm512_set1_epi32(e.low));
-    codes = _mm512_min_epi32(codes, _mm512_set1_epi32(e.high));
-    store_bytes(_mm512_add_epi32(codes, _mm512_set1_epi32(e.zero)), e.channels - n, out + n);
-}
+  private:
+    __m512i fraction_, low_, high_, zero_, limit_, order_;
+    __m512i least_ = _mm512_set1_epi32(-1);
+};
 
 template <Epilogue::Kind K>
 inline __attribute__((always_inline)) void store_tile(const Epilogue& e, __m512i acc, int64_t n,
@@ -109,6 +124,25 @@ inline __attribute__((always_inline)) void store_tile(const Epilogue& e, __m512i
     }
 }
 
+// Codes of `rows` rows x `count` tiles from float32; false if one of them is not safe.
+inline __attribute__((noinline)) bool store_singles(const Epilogue& e, const __m512i* acc, int rows,
+                                                    int count, int64_t tile, std::byte* output,
+                                                    const int32_t* output_offset) {
+    SingleCodes codes(e);
+    const float *multiplier = e.single_multiplier, *offset = e.single_offset;
+    const int64_t channels = e.channels;
+    for (int t = 0; t < count; ++t) {
+        const int64_t n = (tile + t) * kLanes;
+        const __m512 m = _mm512_loadu_ps(multiplier + n), b = _mm512_loadu_ps(offset + n);
+#pragma GCC unroll 1
+        for (int row = 0; row < rows; ++row) {
+            const __m512 x = _mm512_cvtepi32_ps(acc[row * count + t]);
+            codes.store(_mm512_fmadd_ps(x, m, b), channels - n, output + output_offset[row] + n);
+        }
+    }
+    return codes.safe();
+}
+
 // The accumulators of `rows` rows x `count` tiles. Not inlined: its loops index them by variables,
 // which would move the kernels' own from registers to memory. The copy: what is stored could
 // otherwise change the epilogue, for all that the compiler knows.
@@ -116,6 +150,10 @@ template <Epilogue::Kind K>
 __attribute__((noinline)) void store_block(const Epilogue& given, const __m512i* acc, int rows,
                                            int count, int64_t tile, std::byte* output,
                                            const int32_t* output_offset) {
+    if (K == Epilogue::Kind::codes && given.single_multiplier != nullptr &&
+        store_singles(given, acc, rows, count, tile, output, output_offset)) {
+        return;
+    }
     const Epilogue e = given;
     for (int t = 0; t < count; ++t) {
         const int64_t n = (tile + t) * kLanes;
@@ -123,16 +161,6 @@ __attribute__((noinline)) void store_block(const Epilogue& given, const __m512i*
             const double *m = e.scaled_multiplier + n, *b = e.scaled_offset + n;
             const __m512d m0 = _mm512_loadu_pd(m), m1 = _mm512_loadu_pd(m + 8);
             const __m512d b0 = _mm512_loadu_pd(b), b1 = _mm512_loadu_pd(b + 8);
-            if (is_narrow(e)) {
-                for (int row = 0; row < rows; ++row) {
-                    const __m512i x = acc[row * count + t];
-                    const __m512d x0 = _mm512_cvtepi32_pd(_mm512_castsi512_si256(x));
-                    const __m512d x1 = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(x, 1));
-                    store_narrow(e, _mm512_fmadd_pd(x0, m0, b0), _mm512_fmadd_pd(x1, m1, b1), n,
-                                 output + output_offset[row]);
-                }
-                continue;
-            }
             for (int row = 0; row < rows; ++row) {
                 const __m512i x = acc[row * count + t];
                 const __m512d x0 = _mm512_cvtepi32_pd(_mm512_castsi512_si256(x));

@@ -23,22 +23,24 @@ void store_word(std::byte* to, uint64_t word) {
     std::memcpy(to, &word, sizeof word);
 }
 
-// The rows of a segment among the rows [begin, end) of one image, or in all of several.
+// The rows of a segment among the pixels [begin, end) of one image, or in all of several.
 Rows rows_of(const Places& places, const Segment& segment, const std::byte* input,
              std::byte* output, int64_t images, std::pair<int64_t, int64_t> range) {
-    const int64_t begin = std::max(range.first, segment.before);
-    const int64_t end = std::min(range.second, segment.before + segment.pixels);
-    const int64_t count = std::max(end - begin, int64_t{0});
-    const int64_t first =
-        segment.before * places.group_images + (images == 1 ? begin - segment.before : 0);
+    const auto place = [&](int64_t pixel) {
+        const auto& all = segment.pixel;
+        return std::lower_bound(all.begin(), all.end(), pixel) - all.begin();
+    };
+    const int64_t begin = images == 1 ? place(range.first) : 0;
+    const int64_t count = images == 1 ? place(range.second) - begin : segment.pixels;
+    const int64_t first = segment.before * places.group_images + begin;
     return {input + segment.input,
             places.group_images * places.input_image,
             places.input_offset.data() + first,
             output,
             places.group_images * places.output_image,
             places.output_offset.data() + first,
-            images == 1 ? count : places.group_images * segment.pixels,
-            images == 1 ? count : images * segment.pixels};
+            images == 1 ? count : places.group_images * count,
+            images * count};
 }
 
 }  // namespace
@@ -55,21 +57,32 @@ std::byte* Graph::memory(const Workspace& workspace, int id) const {
     return const_cast<std::byte*>(workspace.arena.data()) + tensor.offset * workspace.images;
 }
 
-// Margins of bytes hold level 0. Their memory is shared, so they are written each time.
-void Graph::fill_margin(const Workspace& workspace, int id, int64_t images) const {
+// Lines of pixels where there are enough of them, as every stage shares them: a thread then reads
+// what it wrote itself.
+Graph::Share Graph::share(const Places& places, int64_t tiles, Part part) {
+    const int64_t pixels = places.pixels();
+    if (pixels < kBlockRows * part.count) return {{0, pixels}, part.of(tiles, 1)};
+    const int64_t unit = places.height < part.count ? kBlockRows : places.width;
+    return {part.of(pixels, unit), {0, tiles}};
+}
+
+// Margins of bytes hold level 0. Their memory is shared, so they are written each time. A part
+// fills beside the lines that it writes.
+void Graph::fill_margin(const Workspace& workspace, int id, int64_t images, Part part) const {
     const Tensor& tensor = tensors_[static_cast<size_t>(id)];
     const Layout& layout = tensor.layout;
     if (layout.element != Element::bytes || layout.dense()) return;
     const int64_t side = layout.margin_w * layout.pixel_bytes();
     const int64_t ends = layout.margin_h * layout.row_bytes();
+    const auto [begin, end] = part.of(layout.shape.height, 1);
     const auto fill = [&](std::byte* from, int64_t size) {
         std::memset(from, tensor.zero, static_cast<size_t>(size));
     };
     for (int64_t image = 0; image < images; ++image) {
         std::byte* from = memory(workspace, id) + image * layout.image_bytes();
-        fill(from, ends);
-        fill(from + layout.image_bytes() - ends, ends);
-        for (int64_t y = 0; y < layout.shape.height; ++y) {
+        if (part.index == 0) fill(from, ends);
+        if (part.index == part.count - 1) fill(from + layout.image_bytes() - ends, ends);
+        for (int64_t y = begin; y < end; ++y) {
             std::byte* row = from + ends + y * layout.row_bytes();
             fill(row, side);
             fill(row + layout.row_bytes() - side, side);
@@ -80,13 +93,7 @@ void Graph::fill_margin(const Workspace& workspace, int id, int64_t images) cons
 void Graph::run(const DotStage& stage, const Workspace& workspace, int64_t images,
                 Part part) const {
     const Tensor &input = tensor(stage.input), &output = tensor(stage.output);
-    // One image is shared by rows, or by tiles of channels where rows are few.
-    const int64_t pixels = stage.places.pixels;
-    const bool by_rows = pixels >= kBlockRows * part.count;
-    const auto [row, row_end] =
-        by_rows ? part.of(pixels, kBlockRows) : std::pair{int64_t{0}, pixels};
-    const auto [tile, tile_end] =
-        by_rows ? std::pair{int64_t{0}, stage.tiles} : part.of(stage.tiles, 1);
+    const Share share = Graph::share(stage.places, stage.tiles, part);
     const int64_t groups = stage.depthwise ? 1 : stage.groups;
     const int64_t group_bytes = stage.weights.size() / groups;
     const int64_t in_channels = input.layout.shape.channels / groups;
@@ -95,15 +102,15 @@ void Graph::run(const DotStage& stage, const Workspace& workspace, int64_t image
     args.run_offset = stage.runs.offset.data();
     args.weight_run = stage.places.weight_run;
     args.weight_tile = stage.places.weight_tile;
-    args.first_tile = tile;
-    args.tiles = tile_end;
+    args.first_tile = share.tiles.first;
+    args.tiles = share.tiles.second;
     for (int64_t group = 0; group < groups; ++group) {
         args.epilogue = stage.epilogue.view(group, output.zero);
         for (const Segment& segment : stage.places.segments) {
             args.rows = rows_of(
                 stage.places, segment, memory(workspace, stage.input) + group * in_channels,
                 memory(workspace, stage.output) + group * stage.epilogue.group_channels * out_bytes,
-                images, {row, row_end});
+                images, share.pixels);
             if (args.rows.rows == 0) continue;
             args.runs = segment.runs;
             args.run_units = segment.units;
@@ -120,28 +127,23 @@ void Graph::run(const DotStage& stage, const Workspace& workspace, int64_t image
 
 void Graph::run(const PlaneStage& stage, const Workspace& workspace, int64_t images,
                 Part part) const {
-    const int64_t pixels = stage.places.pixels;
-    const bool by_rows = pixels >= kBlockRows * part.count;
-    const auto [row, row_end] =
-        by_rows ? part.of(pixels, kBlockRows) : std::pair{int64_t{0}, pixels};
-    const auto [tile, tile_end] =
-        by_rows ? std::pair{int64_t{0}, stage.tiles} : part.of(stage.tiles, 1);
+    const Share share = Graph::share(stage.places, stage.tiles, part);
     PlaneArgs args{};
     args.run_offset = stage.runs.offset.data();
     args.weight_run = stage.places.weight_run;
     args.weight_tile = stage.places.weight_tile;
-    args.first_tile = tile;
-    args.tiles = tile_end;
+    args.first_tile = share.tiles.first;
+    args.tiles = share.tiles.second;
     args.pairs = static_cast<int64_t>(stage.pairs.size());
     args.pair = stage.pairs.data();
     args.exclusive = stage.exclusive;
     args.epilogue = stage.epilogue.view(0, tensor(stage.output).zero);
     for (const Segment& segment : stage.places.segments) {
         args.rows = rows_of(stage.places, segment, memory(workspace, stage.input),
-                            memory(workspace, stage.output), images, {row, row_end});
+                            memory(workspace, stage.output), images, share.pixels);
         if (args.rows.rows == 0) continue;
         if (stage.single) {
-            run_single(stage, args.rows, segment, {tile, tile_end});
+            run_single(stage, args.rows, segment, share.tiles);
             continue;
         }
         args.runs = segment.runs;
@@ -207,7 +209,8 @@ void Graph::run(const CombineStage& stage, const Workspace& workspace, int64_t i
                             layout.element == Element::sums,
                             inputs[t]->zero,
                             several ? stage.multipliers[t].data() : nullptr,
-                            several ? stage.scaled_multipliers[t].data() : nullptr};
+                            several ? stage.scaled_multipliers[t].data() : nullptr,
+                            several ? stage.single_multipliers[t].data() : nullptr};
             }
             args.output = memory(workspace, stage.output) + image * output.layout.image_bytes() +
                           output.layout.offset(y, 0) + stage.first_channel;
@@ -299,7 +302,7 @@ void Graph::run_stage(size_t index, const Workspace& workspace, int64_t images, 
     const Stage& stage = stages_[index];
     const int output = std::visit([](const auto& s) { return s.output; }, stage);
     const bool first = tensor(output).first_stage == static_cast<int>(index);
-    if (part.index == 0 && first) fill_margin(workspace, output, images);
+    if (first) fill_margin(workspace, output, images, part);
     std::visit([&](const auto& s) { run(s, workspace, images, part); }, stage);
 }
 
@@ -312,7 +315,7 @@ GraphFault Graph::run_chunks(const GraphBatch& batch, int64_t step,
         const int64_t first = next.fetch_add(step, std::memory_order_relaxed);
         if (first >= batch.images) break;
         const int64_t images = std::min(step, batch.images - first);
-        fill_margin(*workspace, 0, images);
+        fill_margin(*workspace, 0, images, {});
         for (int64_t i = 0; i < images && fault.kind == GraphFault::Kind::none; ++i) {
             fault = load(batch, first + i, *workspace, i);
         }
@@ -333,7 +336,7 @@ GraphFault Graph::run_chunks(const GraphBatch& batch, int64_t step,
 // One image, each of its stages shared by all threads.
 GraphFault Graph::run_together(const GraphBatch& batch, int64_t threads) const {
     auto workspace = borrow(1);
-    fill_margin(*workspace, 0, 1);
+    fill_margin(*workspace, 0, 1, {});
     const GraphFault fault = load(batch, 0, *workspace, 0);
     if (fault.kind == GraphFault::Kind::none) {
         Barrier together(threads);
@@ -351,19 +354,25 @@ GraphFault Graph::run_together(const GraphBatch& batch, int64_t threads) const {
     return fault;
 }
 
+// Images of a chunk: as many chunks for each thread, of equal size and whole tiles of rows where
+// the batch allows, else of nearly equal size.
+int64_t Graph::chunk_for(int64_t images, int64_t threads) const {
+    const int64_t chunks = round_up(ceil_div(images, chunk_), threads);
+    const int64_t even = ceil_div(images, chunks);
+    for (int64_t step = round_up(even, kBlockRows); 2 * step > even; step -= kBlockRows) {
+        if (step <= chunk_ && images % (step * threads) == 0) return step;
+    }
+    return even;
+}
+
 GraphFault Graph::run(const GraphBatch& batch, int64_t threads) const {
     if (!finished_) throw std::invalid_argument("the graph has no output yet");
     if (batch.images == 0) return {};
     if (batch.images == 1 && threads > 1 && batch.captures.empty()) {
         return run_together(batch, threads);
     }
-    // Chunks of nearly equal size, as many for each thread, whole tiles of 8 rows where they are
-    // many.
     const int64_t count = std::min(threads, batch.images);
-    const int64_t chunks = round_up(ceil_div(batch.images, chunk_), count);
-    const int64_t step =
-        std::min(round_up(ceil_div(batch.images, chunks), chunks == count ? 1 : kBlockRows),
-                 std::min(chunk_, batch.images));
+    const int64_t step = chunk_for(batch.images, count);
     std::atomic<int64_t> next{0};
     if (count == 1) return run_chunks(batch, step, next);
 

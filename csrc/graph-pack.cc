@@ -1,7 +1,6 @@
 // Packs weights, folds zero points and padding into constants, lists the places of rows.
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstring>
 #include <map>
 #include <stdexcept>
@@ -64,7 +63,8 @@ Places list_places(const Sliding& window, const Runs& runs, const Layout& input,
                    bool may_skip) {
     const int64_t width = output.shape.width, pixel_bytes = input.pixel_bytes();
     Places places;
-    places.pixels = output.shape.pixels();
+    places.height = output.shape.height;
+    places.width = width;
     places.input_image = input.image_bytes();
     places.output_image = output.image_bytes();
     places.weight_run = runs.units * unit_weights;
@@ -80,18 +80,18 @@ Places list_places(const Sliding& window, const Runs& runs, const Layout& input,
         return std::pair{taken, by_kind ? in : taken};
     };
     int64_t left_out = 0;
-    for (int64_t pixel = 0; rows && pixel < places.pixels; ++pixel) {
+    for (int64_t pixel = 0; rows && pixel < places.pixels(); ++pixel) {
         left_out += all.count() - kind_of(pixel, true).first.count();
     }
-    const bool skips = left_out * kLeastSkipped >= places.pixels * all.count();
+    const bool skips = left_out * kLeastSkipped >= places.pixels() * all.count();
     std::map<std::pair<Taps, Taps>, std::vector<int64_t>> kinds;
-    for (int64_t pixel = 0; pixel < places.pixels; ++pixel) {
+    for (int64_t pixel = 0; pixel < places.pixels(); ++pixel) {
         kinds[kind_of(pixel, skips)].push_back(pixel);
     }
     // Offsets within a group are 32-bit.
     const int64_t most = INT32_MAX / std::max(places.input_image, places.output_image);
     const int64_t wanted = kinds.size() > 1 ? kGroupRowsByKind : kGroupRows;
-    places.group_images = std::clamp(ceil_div(wanted, places.pixels), int64_t{1}, most);
+    places.group_images = std::clamp(ceil_div(wanted, places.pixels()), int64_t{1}, most);
     int64_t before = 0;
     for (const auto& [kind, pixels] : kinds) {
         const auto& [taken, in] = kind;
@@ -102,8 +102,16 @@ Places list_places(const Sliding& window, const Runs& runs, const Layout& input,
         const int64_t input_bytes =
             taken.y0 < taken.y1 ? runs.offset[static_cast<size_t>(taken.y0)] + skipped : 0;
         places.segments.push_back(
-            {in, taken, count, before, skips ? taken.y1 - taken.y0 : runs.count, units, input_bytes,
-             taken.y0 * places.weight_run + skipped / unit_bytes * unit_weights, 0});
+            {in,
+             taken,
+             count,
+             before,
+             skips ? taken.y1 - taken.y0 : runs.count,
+             units,
+             input_bytes,
+             taken.y0 * places.weight_run + skipped / unit_bytes * unit_weights,
+             0,
+             {pixels.begin(), pixels.end()}});
         before += count;
         for (int64_t image = 0; image < places.group_images; ++image) {
             for (const int64_t pixel : pixels) {
@@ -139,78 +147,7 @@ int64_t sum_of(const std::vector<int64_t>& of_tap, const Taps& taps, int64_t ker
     return sum;
 }
 
-template <typename T>
-void spread(std::vector<T>& array, int64_t channels, int64_t groups, T unused) {
-    if (array.empty()) return;
-    const int64_t rows = static_cast<int64_t>(array.size()) / channels, each = channels / groups;
-    const int64_t padded = round_up(each, kLanes);
-    std::vector<T> laid(static_cast<size_t>(rows * groups * padded), unused);
-    for (int64_t i = 0; i < rows * channels; ++i) {
-        const int64_t n = i % channels;
-        const int64_t to = (i / channels * groups + n / each) * padded + n % each;
-        laid[static_cast<size_t>(to)] = array[static_cast<size_t>(i)];
-    }
-    array = std::move(laid);
-}
-
 }  // namespace
-
-void EpilogueSpec::bound(const std::vector<int64_t>& bounds) {
-    narrow = kind == Kind::codes;
-    for (size_t n = 0; narrow && n < bounds.size(); ++n) {
-        const double m = std::abs(static_cast<double>(multiplier[n]));
-        const double b = std::abs(static_cast<double>(offset[n]));
-        const double largest = std::ldexp(static_cast<double>(bounds[n]) * m + b, -shift);
-        narrow = largest < INT32_MAX - 1;
-    }
-}
-
-void EpilogueSpec::pad(int64_t channels, int64_t groups) {
-    group_channels = channels / groups;
-    group_padded = round_up(group_channels, kLanes);
-    padded = groups * group_padded;
-    spread(flips, channels, groups, uint8_t{0});
-    tile_flips.assign(static_cast<size_t>(padded / kLanes), 0);
-    for (size_t n = 0; n < flips.size(); ++n) {
-        tile_flips[n / kLanes] |= static_cast<uint16_t>(unsigned{flips[n] != 0} << (n % kLanes));
-    }
-    spread(thresholds, channels, groups, int32_t{INT32_MAX});
-    spread(base, channels, groups, int32_t{0});
-    spread(step, channels, groups, int32_t{0});
-    spread(multiplier, channels, groups, int64_t{0});
-    spread(offset, channels, groups, int64_t{0});
-    for (const int64_t m : multiplier) {
-        scaled_multiplier.push_back(std::ldexp(static_cast<double>(m), -shift));
-    }
-    for (const int64_t b : offset)
-        scaled_offset.push_back(std::ldexp(static_cast<double>(b), -shift));
-}
-
-Epilogue EpilogueSpec::view(int64_t group, int32_t zero) const {
-    const auto at = [&](const auto& array) {
-        return array.empty() ? nullptr : array.data() + group * group_padded;
-    };
-    Epilogue e;
-    e.kind = kind;
-    e.channels = group_channels;
-    e.thresholds = at(thresholds);
-    e.count = count;
-    e.padded = padded;
-    e.flips = tile_flips.data() + group * group_padded / kLanes;
-    e.base = at(base);
-    e.step = at(step);
-    e.multiplier = at(multiplier);
-    e.offset = at(offset);
-    e.scaled_multiplier = at(scaled_multiplier);
-    e.scaled_offset = at(scaled_offset);
-    e.shift = shift;
-    e.rounding = rounding;
-    e.low = low;
-    e.high = high;
-    e.zero = zero;
-    e.narrow = narrow;
-    return e;
-}
 
 // The margin holds the byte of level 0, so the taps that are multiplied have one constant:
 //   acc = sum of byte * w - zero * sum(w)
@@ -240,7 +177,7 @@ void pack(DotStage& stage, const Tensor& input, const Tensor& output) {
     lay_constants(stage.places.segments, stage.constants, padded);
     const int8_t* level = stage.levels.data();
     std::vector<int64_t> tap_sums(static_cast<size_t>(taps));
-    std::vector<int64_t> bounds(static_cast<size_t>(stage.channels));  // 255 times the sum of |w|
+    std::vector<int64_t> bounds(static_cast<size_t>(stage.channels));  // of |acc|
     for (int64_t n = 0; n < stage.channels; ++n) {
         const int64_t group = n / group_channels, lane = n % group_channels;
         std::fill(tap_sums.begin(), tap_sums.end(), 0);
@@ -255,7 +192,7 @@ void pack(DotStage& stage, const Tensor& input, const Tensor& output) {
                     weights[at] = static_cast<std::byte>(*level);
                 }
                 tap_sums[static_cast<size_t>(tap)] += *level;
-                bounds[static_cast<size_t>(n)] += 255 * std::abs(int64_t{*level});
+                bounds[static_cast<size_t>(n)] += input.largest() * std::abs(int64_t{*level});
             }
         }
         for (const Segment& segment : stage.places.segments) {
@@ -264,7 +201,7 @@ void pack(DotStage& stage, const Tensor& input, const Tensor& output) {
                 -input.zero * sum_of(tap_sums, segment.taken, window.kernel_w));
         }
     }
-    stage.epilogue.bound(bounds);
+    stage.epilogue.prove_single({{{&stage.epilogue.multiplier, &bounds}}});
     stage.epilogue.pad(stage.channels, groups);
     std::vector<int8_t>().swap(stage.levels);
 }

@@ -62,24 +62,6 @@ void check_window(const Sliding& w, const Shape& input) {
             "the kernel fits into the padded input");
 }
 
-namespace {
-
-// Whether every rounded sum fits int32 before it is clipped; `largest`: magnitude of each term's
-// levels.
-bool fits_int32(const CombineStage& stage, const std::vector<double>& largest) {
-    const EpilogueSpec& e = stage.epilogue;
-    for (size_t n = 0; n < e.offset.size(); ++n) {
-        double sum = std::abs(static_cast<double>(e.offset[n]));
-        for (size_t t = 0; t < largest.size(); ++t) {
-            sum += largest[t] * std::abs(static_cast<double>(stage.multipliers[t][n]));
-        }
-        if (std::ldexp(sum, -e.shift) >= INT32_MAX - 1) return false;
-    }
-    return true;
-}
-
-}  // namespace
-
 bool same(const Shape& a, const Shape& b) {
     return a.channels == b.channels && a.height == b.height && a.width == b.width;
 }
@@ -244,26 +226,34 @@ void Graph::add_combine(std::vector<int> inputs, int output, int64_t first_chann
     check_epilogue(epilogue, channels, slice);
     require(epilogue.kind != Epilogue::Kind::sums, "a sum makes codes");
     require(epilogue.kind != Epilogue::Kind::bits || first_channel == 0, "bits fill all channels");
-    CombineStage stage{std::move(inputs), output, first_channel, {}, {}, std::move(epilogue)};
+    CombineStage stage{std::move(inputs), output, first_channel, {}, {}, {}, std::move(epilogue)};
     if (stage.inputs.size() > 1) {
         require(stage.epilogue.kind == Epilogue::Kind::codes, "a sum of several makes codes");
         require(multipliers.size() == stage.inputs.size(), "an M of every term");
+        std::vector<std::vector<int64_t>> largest;
+        for (const int id : stage.inputs) {
+            largest.emplace_back(channels, tensor(id).largest());
+        }
+        std::vector<Summand> terms;
+        for (size_t t = 0; t < multipliers.size(); ++t) {
+            require(static_cast<int64_t>(multipliers[t].size()) == channels, "one M per channel");
+            terms.push_back({&multipliers[t], &largest[t]});
+        }
+        stage.epilogue.prove_single(terms);
         for (std::vector<int64_t>& m : multipliers) {
-            require(static_cast<int64_t>(m.size()) == channels, "one M per channel");
             m.resize(static_cast<size_t>(round_up(channels, kLanes)));
             std::vector<double> scaled;
             for (const int64_t value : m) {
                 scaled.push_back(std::ldexp(static_cast<double>(value), -stage.epilogue.shift));
             }
+            std::vector<float> single;
+            for (const double value : scaled) {
+                single.push_back(static_cast<float>(std::ldexp(value, stage.epilogue.single_bits)));
+            }
+            stage.single_multipliers.push_back(std::move(single));
             stage.scaled_multipliers.push_back(std::move(scaled));
         }
         stage.multipliers = std::move(multipliers);
-        std::vector<double> largest;
-        for (const int id : stage.inputs) {
-            const bool bytes = tensor(id).layout.element == Element::bytes;
-            largest.push_back(bytes ? 255.0 : std::ldexp(1.0, 31));
-        }
-        stage.epilogue.narrow = fits_int32(stage, largest);
     }
     stage.epilogue.pad(channels, 1);
     stages_.emplace_back(std::move(stage));
@@ -362,7 +352,7 @@ void Graph::plan_memory() {
     for (const Stage& stage : stages_) {
         const auto rows = [&](const auto& product) {
             if (product.weights.size() > kChunkBytes / 2) {
-                wanted = std::max(wanted, ceil_div(kChunkRows, product.places.pixels));
+                wanted = std::max(wanted, ceil_div(kChunkRows, product.places.pixels()));
             }
         };
         if (const auto* dot = std::get_if<DotStage>(&stage)) rows(*dot);

@@ -6,9 +6,11 @@
 // memory safe.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <compare>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -31,6 +33,12 @@ struct Tensor {
     // Planned by finish(): bytes per image from the start of the arena, times the images.
     int64_t offset = 0;
     int first_stage = -1, last_stage = -1;
+    // No |level| is larger.
+    int64_t largest() const {
+        if (layout.element == Element::sums) return int64_t{1} << 31;
+        const int64_t first = -int64_t{zero}, last = 255 - int64_t{zero};
+        return std::max(std::abs(first), std::abs(last));
+    }
 };
 
 // The taps [y0, y1) x [x0, x1) of a window.
@@ -38,6 +46,11 @@ struct Taps {
     int64_t y0 = 0, y1 = 0, x0 = 0, x1 = 0;
     int64_t count() const { return (y1 - y0) * (x1 - x0); }
     auto operator<=>(const Taps&) const = default;
+};
+
+// x M of a sum, per channel: M, and the largest |x|.
+struct Summand {
+    const std::vector<int64_t>*multiplier, *largest;
 };
 
 // An epilogue's arrays, one element per channel, until pad() lays them out in tiles.
@@ -54,13 +67,16 @@ struct EpilogueSpec {
     int shift = 0;
     Rounding rounding = Rounding::nearest_even;
     int32_t low = 0, high = 0;
-    bool narrow = false;
+    bool single = false;  // float32 serves: with so many bits of fraction, so much added
+    int single_bits = 0;
+    int32_t single_added = 0;
+    std::vector<float> single_multiplier, single_offset;
     int64_t group_channels = 0, group_padded = 0, padded = 0;
 
     // Lays the arrays out: `groups` groups of channels, each in whole tiles.
     void pad(int64_t channels, int64_t groups);
-    // Accumulators of channel n lie between -bounds[n] and bounds[n]; before pad().
-    void bound(const std::vector<int64_t>& bounds);
+    // Looks whether float32 gives the codes of a sum of these terms; before pad().
+    void prove_single(const std::vector<Summand>& terms);
     // The epilogue of one group.
     Epilogue view(int64_t group, int32_t zero) const;
 };
@@ -69,16 +85,18 @@ struct EpilogueSpec {
 // the taps outside are left out of the product; otherwise they meet the margin.
 struct Segment {
     Taps inside, taken;
-    int64_t pixels = 0, before = 0;  // of one image: how many, and how many in earlier segments
-    int64_t runs = 0, units = 0;     // of the taken taps
-    int64_t input = 0, weights = 0;  // bytes to the first of them
-    int64_t constants = 0;           // elements to the segment's constants
+    int64_t pixels = 0, before = 0;   // of one image: how many, and how many in earlier segments
+    int64_t runs = 0, units = 0;      // of the taken taps
+    int64_t input = 0, weights = 0;   // bytes to the first of them
+    int64_t constants = 0;            // elements to the segment's constants
+    std::vector<int32_t> pixel = {};  // y * width + x, ascending
 };
 
 // Where the rows of a group of images read and write (Rows in engine.h): segment by segment, in
 // each image by image.
 struct Places {
-    int64_t group_images = 0, pixels = 0, input_image = 0, output_image = 0;
+    int64_t group_images = 0, height = 0, width = 0, input_image = 0, output_image = 0;
+    int64_t pixels() const { return height * width; }
     std::vector<int32_t> input_offset, output_offset;
     std::vector<Segment> segments;
     int64_t weight_run = 0, weight_tile = 0;  // bytes
@@ -133,6 +151,7 @@ struct CombineStage {
     int64_t first_channel;
     std::vector<std::vector<int64_t>> multipliers;  // of several terms, padded
     std::vector<std::vector<double>> scaled_multipliers;
+    std::vector<std::vector<float>> single_multipliers;
     EpilogueSpec epilogue;
 };
 
@@ -271,6 +290,11 @@ class Graph {
         int64_t index = 0, count = 1;
         std::pair<int64_t, int64_t> of(int64_t size, int64_t unit) const;
     };
+    // What a part does of a product: all tiles of some pixels, or some tiles of all pixels.
+    struct Share {
+        std::pair<int64_t, int64_t> pixels, tiles;
+    };
+    static Share share(const Places& places, int64_t tiles, Part part);
 
     Tensor& open(int id);
     void connect(std::initializer_list<int> inputs, int output);
@@ -281,9 +305,10 @@ class Graph {
     std::unique_ptr<Team> borrow_team(int64_t size) const;
     void give_back(std::unique_ptr<Team> team) const;
     std::byte* memory(const Workspace& workspace, int tensor) const;
-    void fill_margin(const Workspace& workspace, int tensor, int64_t images) const;
+    void fill_margin(const Workspace& workspace, int tensor, int64_t images, Part part) const;
     GraphFault load(const GraphBatch& batch, int64_t image, Workspace& workspace,
                     int64_t slot) const;
+    int64_t chunk_for(int64_t images, int64_t threads) const;
     GraphFault run_chunks(const GraphBatch& batch, int64_t step, std::atomic<int64_t>& next) const;
     GraphFault run_together(const GraphBatch& batch, int64_t threads) const;
     void run_stage(size_t index, const Workspace& workspace, int64_t images, Part part) const;

@@ -15,8 +15,8 @@ COMPILER, EMULATOR = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-a
 FLAGS = ["-std=c++20", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-DBITWRIGHT_NEON"]
 SOURCES = [
     "bgemm-neon", "bgemm-scalar", "dispatch", "engine-dot-neondot", "engine-neon", "engine-scalar", "graph",
-    "graph-ends", "graph-execute", "graph-pack", "graph-wide", "pack", "quantize-neon", "quantize-scalar",
-    "team",
+    "graph-ends", "graph-epilogue", "graph-execute", "graph-pack", "graph-wide", "pack", "quantize-neon",
+    "quantize-scalar", "team",
 ]  # fmt: skip
 SEEDS = 40
 

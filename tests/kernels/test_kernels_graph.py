@@ -9,7 +9,7 @@ import pytest
 from graph_networks import Builder, codes_of, random_network, samples
 
 from bitwright.formats import Binary, Int, Rounding, Ternary, UInt
-from bitwright.integer import Affine, Conv, Input, Linear, Network, Output, Reshape
+from bitwright.integer import Add, Affine, Codes, Conv, Input, Linear, Network, Output, Reshape
 from bitwright.kernels import available_isas
 
 ISAS = available_isas()
@@ -164,3 +164,31 @@ def test_the_plan_says_what_runs():
     assert kernels == ["quantise", "planes", "dot", "dot"]
     assert plan[1]["macs"] == 64 * 64 * 9 * 128
     assert all(set(row) == {"operation", "kernel", "layout", "macs", "reason"} for row in plan)
+
+
+def test_codes_near_a_half():
+    """M 2^-s = 2^-7 (1 + d 2^-29): every 128th sum is half a code but for what float32 cannot hold.
+
+    Every third channel has a power of two or nothing; the sum of two tensors is as near to halves.
+    """
+    rng = np.random.default_rng(5)
+    levels = rng.integers(-127, 128, (40, 12, 1, 1), np.int8)
+    zeros, channel = np.zeros(40, np.int64), np.arange(40)
+    even = Rounding.NEAREST_EVEN
+    for d in (-1, 0, 1, 128):
+        for b, form in ((0, UInt(8)), (1 << 35, Int(8)), (3 << 34, Int(4))):
+            m = np.choose(channel % 3, [zeros + 2**29 + d, 2**29 * (channel % 2), zeros + 2**29 + d])
+            terms = np.stack([m << 5, (m << 3) + d])
+            network = Network(
+                [
+                    Input("input", "", (12, 16, 16), UInt(8), 1.0),
+                    Conv("conv", "input", Codes.pack(Int(8), levels), (1, 1), (0, 0)),
+                    Affine("codes", "conv", m, zeros + b, 36, form, even),
+                    Conv("other", "input", Codes.pack(Int(8), levels[::-1]), (1, 1), (0, 0)),
+                    Affine("more", "other", m, b - zeros, 36, UInt(8), even),
+                    Add("sum", ("codes", "more"), terms, zeros + b, 36, Int(8), even),
+                    Output("output", "sum", zeros + 1, zeros, 0),
+                ]
+            )
+            assert network.engine_problem is None
+            check(network, codes_of(network, 2, 1))
