@@ -58,6 +58,11 @@ class Network:
         assert isinstance(first, Input)
         return first
 
+    @cached_property
+    def _stored(self) -> np.dtype:
+        """The type of the input's codes."""
+        return storage_type(self.input.format)
+
     @property
     def last(self) -> str:
         """The name of the operation whose tensor a call returns."""
@@ -124,13 +129,15 @@ class Network:
 
     def engine(self, isa: str | None = None) -> Engine:
         """The compiled engine; raises `UnsupportedError` naming the operation it does not know."""
-        if isa is None:
-            from bitwright.kernels import default_isa
+        if isa in self._engines:
+            return self._engines[isa]
+        from bitwright.kernels import default_isa
 
-            isa = default_isa()
-        if isa not in self._engines:
-            self._engines[isa] = Engine(self.operations, self.types, isa)
-        return self._engines[isa]
+        name = default_isa() if isa is None else isa
+        if name not in self._engines:
+            self._engines[name] = Engine(self.operations, self.types, name)
+        self._engines[isa] = self._engines[name]  # None, too: small networks feel every microsecond of a call
+        return self._engines[name]
 
     @cached_property
     def engine_problem(self) -> str | None:
@@ -157,7 +164,7 @@ class Network:
                 fix="add the batch axis, even for one example",
             )
         array = np.ascontiguousarray(array.reshape(len(array), *shape))
-        stored = storage_type(first.format)
+        stored = self._stored
         if array.dtype == stored or (first.counts and array.dtype.kind in "iu"):
             bad = (array < first.format.code_min) | (array > first.format.code_max)
             bad |= (array == 0) & (0 not in first.format.codes())
