@@ -86,7 +86,13 @@ def test_what_the_note_says_to_change_is_enough(tmp_path, bitwright):
 
 
 def test_other_problems_than_formats_are_listed_together():
-    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Sigmoid(), torch.nn.Linear(4, 2))
+    model = torch.nn.Sequential(
+        torch.nn.Linear(4, 4),
+        torch.nn.Sigmoid(),
+        torch.nn.Linear(4, 4),
+        torch.nn.GELU(),
+        torch.nn.Linear(4, 2),
+    )
     bw.quantize_(model, bw.recipe("float", weight="int8", activation="int8"), verbose=False)
     with pytest.raises(NotLowerableError, match=r"1 \(Sigmoid\) is not supported") as caught:
         bw.lower(model, torch.zeros(1, 4))
