@@ -4,6 +4,8 @@
 // are broadcast against NT registers of weights. A run whose length is not a multiple of 4 reads
 // up to 3 bytes of what follows it: their weights are 0. Accumulators start at the constant that
 // takes the zero point out, so that the epilogue sees the sum itself.
+#include <cstdint>
+
 #include "engine-avx512.h"
 #include "epilogue-avx512.h"
 
@@ -16,12 +18,28 @@ inline void multiply_add(__m512i& acc, __m512i bytes, __m512i weights) {
     asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(bytes), "v"(weights));
 }
 
+inline __m512i broadcast(const std::byte* taps) {
+    int32_t four;
+    __builtin_memcpy(&four, taps, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+// Signs of 4 taps of 16 channels: that of byte i is bit i / 8 (layout.h).
+inline __m512i repeat_signs(const std::byte* from) {
+    int64_t all;
+    __builtin_memcpy(&all, from, sizeof all);
+    return _mm512_set1_epi64(all);
+}
+
+inline __m512i sign_bits() {
+    return _mm512_sllv_epi64(_mm512_set1_epi8(1), _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0));
+}
+
 // 4 taps of 16 channels: bytes, or signs that become bytes on the way.
 template <bool Signs>
 inline __m512i load_weights(const std::byte* from) {
     if constexpr (!Signs) return _mm512_loadu_si512(from);
-    uint64_t positive;
-    __builtin_memcpy(&positive, from, sizeof positive);
+    const __mmask64 positive = _mm512_test_epi8_mask(repeat_signs(from), sign_bits());
     return _mm512_mask_blend_epi8(positive, _mm512_set1_epi8(-1), _mm512_set1_epi8(1));
 }
 
@@ -52,9 +70,7 @@ inline __attribute__((always_inline)) void block(const DotArgs& args, int64_t ti
                 w[t] = load_weights<Signs>(weights + t * tile_bytes);
             }
             for (int m = 0; m < M; ++m) {
-                int32_t four;
-                __builtin_memcpy(&four, rows[m] + i, sizeof four);
-                const __m512i a = _mm512_set1_epi32(four);
+                const __m512i a = broadcast(rows[m] + i);
                 for (int t = 0; t < NT; ++t) multiply_add(acc[m][t], a, w[t]);
             }
             weights += kUnitWeights<Signs>;
@@ -80,18 +96,38 @@ inline __attribute__((always_inline)) void block(const DotArgs& args, int64_t ti
     store_block<K>(args.epilogue, done, M, NT, tile, output, args.rows.output_offset + at);
 }
 
+// Sum of the only row's bytes, in every lane.
+__m512i sum_of_row(const DotArgs& args) {
+    const std::byte* row = args.rows.input + *args.rows.input_offset;
+    __m512i sum = _mm512_setzero_si512();
+    for (int64_t run = 0; run < args.runs; ++run) {
+        const std::byte* taps = row + args.run_offset[run];
+        for (int64_t left = args.run_units * kDot; left > 0; left -= 64, taps += 64) {
+            const __mmask64 live = left < 64 ? (__mmask64{1} << left) - 1 : ~__mmask64{0};
+            multiply_add(sum, _mm512_maskz_loadu_epi8(live, taps), _mm512_set1_epi8(1));
+        }
+    }
+    return _mm512_set1_epi32(_mm512_reduce_add_epi32(sum));
+}
+
+// So many units of signs leave the accumulators of `stream` below 2^31.
+constexpr int64_t kMostSigns = INT32_MAX / (kDot * 255 * 128);
+
 // One row times one tile: the weights are read in order, several units at a time (see bgemm).
+// Signs do not become +-1; with p the place of a channel's bits,
+//   acc = sum of byte * (signs & 2^p) = 2^p * sum of bytes at +1; -2^7 where p = 7
+//   sum of byte * sign = 2 * sum of bytes at +1 - sum of bytes
 template <Epilogue::Kind K, bool Signs>
-inline __attribute__((always_inline)) void stream(const DotArgs& args, int64_t tile) {
+inline __attribute__((always_inline)) void stream(const DotArgs& args, int64_t tile,
+                                                  __m512i sum_of_bytes) {
     constexpr int kUnits = 4;
     const std::byte* row = args.rows.input + *args.rows.input_offset;
     __m512i acc[kUnits];
-    acc[0] = _mm512_loadu_si512(args.constants + tile * kLanes);
-    for (int i = 1; i < kUnits; ++i) acc[i] = _mm512_setzero_si512();
+    for (int i = 0; i < kUnits; ++i) acc[i] = _mm512_setzero_si512();
     const auto add = [&](__m512i& sum, const std::byte* taps, const std::byte* weights) {
-        int32_t four;
-        __builtin_memcpy(&four, taps, sizeof four);
-        multiply_add(sum, _mm512_set1_epi32(four), load_weights<Signs>(weights));
+        multiply_add(sum, broadcast(taps),
+                     Signs ? _mm512_and_si512(repeat_signs(weights), sign_bits())
+                           : _mm512_loadu_si512(weights));
     };
     for (int64_t run = 0; run < args.runs; ++run) {
         const std::byte* taps = row + args.run_offset[run];
@@ -109,8 +145,15 @@ inline __attribute__((always_inline)) void stream(const DotArgs& args, int64_t t
             add(acc[0], taps, weights);
         }
     }
-    const __m512i sum =
+    __m512i sum =
         _mm512_add_epi32(_mm512_add_epi32(acc[0], acc[1]), _mm512_add_epi32(acc[2], acc[3]));
+    if constexpr (Signs) {
+        sum = _mm512_srav_epi32(sum,
+                                _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0));
+        sum = _mm512_mask_sub_epi32(sum, 0xC000, _mm512_setzero_si512(), sum);  // p = 7
+        sum = _mm512_sub_epi32(_mm512_add_epi32(sum, sum), sum_of_bytes);
+    }
+    sum = _mm512_add_epi32(sum, _mm512_loadu_si512(args.constants + tile * kLanes));
     store_tile<K>(args.epilogue, sum, tile * kLanes, args.rows.output + *args.rows.output_offset);
 }
 
@@ -129,8 +172,9 @@ template <Epilogue::Kind K, bool Signs>
 void dot(const DotArgs& given) {
     const DotArgs args = given;
     int64_t tile = args.first_tile;
-    if (args.rows.rows == 1) {
-        for (; tile < args.tiles; ++tile) stream<K, Signs>(args, tile);
+    if (args.rows.rows == 1 && (!Signs || args.runs * args.run_units <= kMostSigns)) {
+        const __m512i sum = Signs ? sum_of_row(args) : _mm512_setzero_si512();
+        for (; tile < args.tiles; ++tile) stream<K, Signs>(args, tile, sum);
     }
     if (args.rows.rows <= 4) {
         for (; tile + 4 <= args.tiles; tile += 4) tiles<K, Signs, 4, 4>(args, tile);

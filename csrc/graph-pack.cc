@@ -187,7 +187,7 @@ void pack(DotStage& stage, const Tensor& input, const Tensor& output) {
                 const int64_t at = layout.index(lane, byte / kDot, byte % kDot);
                 std::byte* weights = stage.weights.data() + group * group_bytes;
                 if (stage.signs) {
-                    weights[at / 8] |= std::byte{*level > 0} << (at % 8);
+                    weights[sign_byte(at)] |= std::byte{*level > 0} << sign_bit(at);
                 } else {
                     weights[at] = static_cast<std::byte>(*level);
                 }

@@ -10,7 +10,8 @@
 // Weights are tiles of 16 output channels, one channel per SIMD lane:
 //   bits   [tile][word of the taps][even channels, odd channels][8] uint64
 //   bytes  [tile][group of 4 taps][16 channels][4] int8, absent taps 0
-//   signs  [tile][group of 4 taps] uint64: bit 4 * channel + tap is set where the weight is +1
+//   signs  [tile][group of 4 taps][8] uint8: a bit is set where the weight is +1; of the 64 bytes
+//          that the group would take as `bytes`, number i is bit i / 8 of byte i % 8
 // Even and odd channels apart, because 64-bit counts of two registers then merge into 32-bit
 // counts in channel order with one instruction.
 #pragma once
@@ -105,12 +106,22 @@ struct BitWeights {
     }
 };
 
-// Index of tap 4 * group + i of channel n, counted in bytes; of signs, in bits.
+// Index of tap 4 * group + i of channel n, counted in bytes.
 struct ByteWeights {
     int64_t groups = 0;  // of 4 taps, per channel
     constexpr int64_t index(int64_t n, int64_t group, int64_t i) const {
         return ((n / kLanes * groups + group) * kLanes + n % kLanes) * kDot + i;
     }
 };
+
+// Place of the sign of the weight that would be byte `index`. With the group's 8 bytes repeated in
+// a register, byte i holds its bit, and all bytes of one channel hold theirs at the same place.
+constexpr int64_t sign_byte(int64_t index) {
+    return index / 64 * 8 + index % 8;
+}
+
+constexpr int64_t sign_bit(int64_t index) {
+    return index % 64 / 8;
+}
 
 }  // namespace bitwright

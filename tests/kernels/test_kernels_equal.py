@@ -54,6 +54,15 @@ def test_linear_sizes(isa, kind, k):
         check(*swap(isa, linear(rng, Input((k, 1, 1), **LINEAR_INPUTS[kind]), channels, last, batch)))
 
 
+@pytest.mark.parametrize("k", [65792, 65796])
+def test_one_row_of_the_largest_bytes(isa, k):
+    """At 65793 taps 128 times the sum of the bytes exceeds int32."""
+    weight = signs(np.random.default_rng(k), (33, k, 1, 1))
+    weight[:16] = 1
+    network = Network(Input((k, 1, 1), 1.0, 0, 255), [Product(weight), finish(np.random.default_rng(1), 33)])
+    check(network, isa, np.full((1, k, 1, 1), 255, np.float32))
+
+
 def swap(isa, case):
     network, x = case
     return network, isa, x
