@@ -19,9 +19,10 @@ from bitwright.quantize.controllers import (
 from bitwright.quantize.densities import Density, Optimum, grid_table, mid_rise_table
 from bitwright.quantize.estimators import Estimator
 from bitwright.quantize.least_squares import SWEEPS, Moments, round_together
-from bitwright.quantize.quantizer import Quantizer, clip_parameters, quantizers, state_names, tick
+from bitwright.quantize.quantizer import Quantizer
 from bitwright.quantize.spec import Quantized, QuantizerSpec
 from bitwright.quantize.statistics import Merge, Statistic, measure
+from bitwright.quantize.together import clip_parameters, quantizers, state_names, tick
 from bitwright.quantize.transforms import Transform
 
 __all__ = [

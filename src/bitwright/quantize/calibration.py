@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bitwright.errors import InvalidValueError
-from bitwright.quantize.quantizer import exchange, quantizers
+from bitwright.quantize.together import exchange, quantizers
 
 
 @contextmanager
