@@ -52,12 +52,12 @@ $(VENV)/bin/python:
 
 # the package is installed anew, and nothing else fetched again, when a source has changed
 $(VENV)/.demo: $(VENV)/bin/python $(SOURCES)
-	@echo "installing bitwright (the first time takes a minute)"
+	@echo "installing bitwright (the first time takes two minutes)"
 	$(PIP) '.[demo]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/bin/python $(SOURCES)
-	@echo "installing bitwright and its test tools (the first time takes a minute)"
+	@echo "installing bitwright and its test tools (the first time takes two minutes)"
 	$(PIP) '.[test]'
 	@touch $@
 

@@ -9,6 +9,7 @@ import pytest
 
 from bitwright.errors import BitwrightError, InvalidValueError
 from bitwright.experiments import experiment, names
+from bitwright.experiments.records import whole_grid
 
 SMALL = """
 title = "t"
@@ -90,6 +91,13 @@ def test_the_scale_wins_over_the_run_and_the_run_over_what_is_common(tmp_path):
     assert (plain.recipe, plain.width, plain.epochs, plain.batch) == ("float", 8, 2, 20)
 
 
+def test_a_grid_is_whole_or_not_drawn():
+    lines = [{"run": a + b, "axes": {"down": a, "across": b}} for a in "xy" for b in "uvw"]
+    single = {"run": "float", "axes": {}}
+    assert whole_grid([single, *lines]) == lines
+    assert whole_grid(lines[:-1]) == whole_grid(lines[:1]) == whole_grid([single]) == []
+
+
 def test_a_grid_of_stored_and_gradient_bits_with_seeds_at_the_corners(tmp_path):
     found = experiment(write(tmp_path, GRID))
     assert len(found.runs) == 16
@@ -101,6 +109,15 @@ def test_a_grid_of_stored_and_gradient_bits_with_seeds_at_the_corners(tmp_path):
     corners = GRID.replace('"float-*" = [0, 1], "*" = [5]', '"*" = []')
     found = experiment(write(tmp_path, corners))
     assert {job.run.name for job in found.jobs(found.scale("small"))} == {"fixed12-fixed12"}
+    with pytest.raises(InvalidValueError, match="some run is part of a scale; got fixed6-\\* without a seed"):
+        found.jobs(found.scale("small"), only="fixed6-*")
+    with pytest.raises(InvalidValueError, match="some run is part of a scale"):
+        experiment(
+            write(
+                tmp_path,
+                GRID.replace('"fixed12-fixed12" = [0, 1, 2], "float-*" = [0, 1], "*" = [5]', '"*" = []'),
+            )
+        )
     corner = next(job for job in jobs if job.name == "fixed6-fixed12-seed5")
     assert corner.settings.batch == 50
     assert next(job for job in jobs if job.name == "fixed8-fixed12-seed5").settings.batch == 100

@@ -9,7 +9,7 @@ import torch
 from controller_cases import CASES, MOVING, batch, build, copied, equal
 from torch import nn
 
-from bitwright.quantize import calibrate
+from bitwright.quantize import calibrate, tick
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -44,6 +44,26 @@ def test_calls_of_a_step_merge_into_what_one_call_would_measure(name):
                 assert torch.allclose(value, copied(halves)[key], rtol=1e-12)
             else:
                 assert torch.equal(value, copied(halves)[key]), key
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_scales_that_move_together_move_as_each_alone(name):
+    """21 quantisers at once, enough for vector instructions and what they leave over, against one by one."""
+    together, alone = ([build(name) for _ in range(21)] for _ in range(2))
+    elementwise = {"max-abs", "min-max", "overflow-rate"}
+    for step in range(12):
+        tick(together, step)
+        for quantizer in alone:
+            quantizer.tick(step)
+        for index, (a, b) in enumerate(zip(together, alone, strict=True)):
+            # tensors of their own, some of zeros, some without data in this step
+            x = batch(step * 21 + index) * 2.0 ** (index % 5 - 2) * (0 if index == 7 and step else 1)
+            if index != 11 or step % 3 == 0:
+                assert torch.equal(a(x).levels, b(x).levels)
+            assert equal(copied(a), copied(b))
+    assert all((quantizer.joins() is not None) == (name in elementwise) for quantizer in together)
+    if name in elementwise:
+        assert len({float(quantizer.current_scale()) for quantizer in together}) > 3
 
 
 @pytest.mark.parametrize("name", CASES)

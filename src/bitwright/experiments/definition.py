@@ -121,12 +121,21 @@ class Experiment:
         """Every run with every seed, in the order of the file; with `only`, of the runs this glob names.
 
         Raises:
-            InvalidValueError: a setting is wrong (the message names the run), or `only` names no run.
+            InvalidValueError: a setting is wrong (the message names the run), or `only` names no run, or none
+                that is part of this scale.
         """
         runs = [run for run in self.runs if only is None or fnmatchcase(run.name, only)]
         if not runs:
             raise unknown_name(f"run of experiment {self.name}", str(only), [run.name for run in self.runs])
-        return tuple(Job(run, settings) for run in runs for settings in self._settings(run, scale))
+        jobs = tuple(Job(run, settings) for run in runs for settings in self._settings(run, scale))
+        if not jobs:
+            raise InvalidValueError(
+                "some run is part of a scale",
+                got=f"{only or 'runs'} without a seed",
+                where=f"scale {scale.name} of experiment {self.name}",
+                fix="choose another run, or another scale",
+            )
+        return jobs
 
     def _settings(self, run: Run, scale: Scale) -> Iterable[Settings]:
         where = f"run {run.name} of experiment {self.name}, scale {scale.name}"

@@ -92,7 +92,7 @@ class Network:
                 integers of any type where a code is the number itself (tokens).
             backend: "engine" or "interpreter"; None takes the engine where it knows every operation.
             threads: of the engine; None follows torch where it is loaded, else the processors.
-            isa: of the engine; None takes the best, or what BITWRIGHT_ISA says.
+            isa: of the engine; None takes the best, or what BITWRIGHT_ISA said when this network first ran.
 
         Returns:
             float32 [N, *output shape]; int64 [N, ...] where the network ends in an argmax.
