@@ -343,8 +343,8 @@ GraphFault Graph::run_together(const GraphBatch& batch, int64_t threads) const {
         auto team = borrow_team(threads);
         team->run([&](int64_t index) {
             for (size_t i = 0; i < stages_.size(); ++i) {
+                if (i > 0) together.arrive_and_wait();
                 run_stage(i, *workspace, 1, {index, threads});
-                together.arrive_and_wait();
             }
         });
         give_back(std::move(team));

@@ -90,6 +90,7 @@ class Engine:
         self.types = types
         self.graph = Graph(isa)
         self.last = operations[-1]
+        self._result = types[self.last.name].shape
         self._scores: str | None = None
         """The output whose argmax is the end."""
         self._plan: list[dict[str, Any]] = []
@@ -141,12 +142,12 @@ class Engine:
     # --- running -------------------------------------------------------------------------------------
 
     def _images(self, x: np.ndarray) -> np.ndarray:
-        return x.reshape(len(x), *image_shape(x.shape[1:]))
+        return x if x.ndim == 4 else x.reshape(len(x), *image_shape(x.shape[1:]))
 
     def _final(self, y: np.ndarray) -> np.ndarray:
         if isinstance(self.last, Argmax):
             y = np.argmax(y, axis=1).astype(np.int64)
-        return y.reshape(len(y), *self.types[self.last.name].shape)
+        return y.reshape(len(y), *self._result)
 
     # --- planning ------------------------------------------------------------------------------------
 

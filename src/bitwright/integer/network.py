@@ -97,10 +97,15 @@ class Network:
         Returns:
             float32 [N, *output shape]; int64 [N, ...] where the network ends in an argmax.
         """
-        batch = self.check_batch(x)
+        batch = self._batch(x)
         if self.backend(backend) == "interpreter":
+            _check_numbers(batch)
             return interpreter.run(self, batch)
-        return self.engine(isa).run(batch, _threads(threads))
+        try:
+            return self.engine(isa).run(batch, _threads(threads))
+        except InvalidValueError:  # the engine meets a NaN as it reads; this says where, in the caller's axes
+            _check_numbers(batch)
+            raise
 
     def trace(
         self,
@@ -150,6 +155,12 @@ class Network:
 
     def check_batch(self, x: Any) -> np.ndarray:
         """`x` as a contiguous float32 batch or one of codes; everything else is an error."""
+        batch = self._batch(x)
+        _check_numbers(batch)
+        return batch
+
+    def _batch(self, x: Any) -> np.ndarray:
+        """`check_batch` but for NaN among floats, which is left to who reads them."""
         try:
             array = np.asarray(x)
         except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors that NumPy cannot read
@@ -163,7 +174,9 @@ class Network:
                 where="the network's input",
                 fix="add the batch axis, even for one example",
             )
-        array = np.ascontiguousarray(array.reshape(len(array), *shape))
+        if array.shape[1:] != shape:
+            array = array.reshape(len(array), *shape)
+        array = np.ascontiguousarray(array)
         stored = self._stored
         if array.dtype == stored or (first.counts and array.dtype.kind in "iu"):
             bad = (array < first.format.code_min) | (array > first.format.code_max)
@@ -183,9 +196,6 @@ class Network:
                 where="the network's input",
                 fix="convert it: x.astype(numpy.float32)",
             )
-        elif bool(np.isnan(array).any()):
-            index = tuple(int(i) for i in np.argwhere(np.isnan(array))[0])
-            raise InvalidValueError("a batch holds numbers", got="NaN", where=f"index {index} of the batch")
         return array
 
     # --- what it is ----------------------------------------------------------------------------------
@@ -251,6 +261,12 @@ def _type(operation: Operation, types: Mapping[str, TensorType]) -> TensorType:
     if made.elements > MAX_ELEMENTS:
         raise InvalidValueError("a tensor has at most 2^31 elements", got=made.shape)
     return made
+
+
+def _check_numbers(batch: np.ndarray) -> None:
+    if bool(np.isnan(batch).any()):  # False of every code
+        index = tuple(int(i) for i in np.argwhere(np.isnan(batch))[0])
+        raise InvalidValueError("a batch holds numbers", got="NaN", where=f"index {index} of the batch")
 
 
 def _threads(threads: int | None) -> int:

@@ -49,7 +49,7 @@ class Graph:
         self._input: Tensor | None = None
         self._output: Tensor | None = None
         self._levels = False
-        self._code_type: npt.DTypeLike = np.int8
+        self._types = _sample_types(np.int8)
         self._codes = "-1 or 1"
 
     # --- building ------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ class Graph:
         self._input = self._levels_tensor(shape, low, high)
         self._call(self._native.input, scale, exact, low, high, zero_point)
         first, last = low + zero_point, high + zero_point
-        self._code_type = _code_type(first, last)
+        self._types = _sample_types(_code_type(first, last))
         self._codes = f"a code from {first} to {last}"
         return self._input
 
@@ -247,7 +247,7 @@ class Graph:
         """
         if self._input is None or self._output is None:
             raise InvalidValueError("a graph runs once it has an input and an output", got=repr(self))
-        types = (np.dtype(np.float32), np.dtype(self._code_type))
+        types = self._types
         if not isinstance(x, np.ndarray) or x.dtype not in types or x.shape[1:] != self._input.shape:
             got = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
             wanted = f"{types[1]} [B, {', '.join(map(str, self._input.shape))}]"
@@ -347,6 +347,10 @@ def _rounding(name: str) -> int:
     if name not in ROUNDINGS:
         raise InvalidValueError(f"a rounding is one of {', '.join(ROUNDINGS)}", got=name)
     return ROUNDINGS.index(name)
+
+
+def _sample_types(codes: npt.DTypeLike) -> tuple[np.dtype[Any], np.dtype[Any]]:
+    return np.dtype(np.float32), np.dtype(codes)
 
 
 def _code_type(low: int, high: int) -> npt.DTypeLike:
