@@ -31,6 +31,8 @@ def test_convnet_has_the_papers_number_of_weights():
         ("mlp", (3, 32, 32)),
         ("convnet", (1, 28, 28)),
         ("convnet", (3, 8, 8)),
+        ("convnet3", (3, 7, 9)),
+        ("convnet3", (1, 28, 28)),
         ("dscnn", (1, 28, 28)),
         ("dscnn", (3, 5, 9)),
         ("convnet1d", (1, 8, 8)),
@@ -85,3 +87,11 @@ def test_bad_names_and_sizes():
         models.build("convnet", 8, (1, 7, 7), 10)
     with pytest.raises(InvalidValueError, match="halves"):
         models.build("convnet1d", 8, (1, 8, 7), 10)
+    with pytest.raises(InvalidValueError, match="halves"):
+        models.build("convnet3", 8, (1, 7, 6), 10)
+
+
+def test_convnet3_ends_in_the_pixels_that_its_stride_and_pools_leave():
+    model = models.build("convnet3", 4, (3, 33, 20), 10)  # 33 -> 17 -> 8 -> 4, 20 -> 10 -> 5 -> 2
+    assert model.fc1.in_features == 8 * 4 * 2
+    assert model.eval()(torch.zeros(1, 3, 33, 20)).shape == (1, 10)

@@ -51,16 +51,43 @@ def convnet(width: int, shape: tuple[int, int, int], classes: int, units: int | 
         layers[f"norm{n}"] = nn.BatchNorm2d(out, eps=EPSILON)
         layers[f"act{n}"] = nn.ReLU()
         channels = out
-    layers["flatten"] = nn.Flatten()
-    features = channels * height * side
     units = units or 8 * width
-    for n, out in enumerate((units, units, classes), start=1):
+    _add_linear(layers, channels * height * side, (units, units, classes))
+    return nn.Sequential(layers)
+
+
+def convnet3(width: int, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """W C5 at every second pixel, W C3, MP2, 2W C3, MP2, 4W FC, classes.
+
+    For trainings of minutes on a CPU: at W = 128 it has two fifths of the ConvNet's operations at W = 64, and
+    is ahead of it in the first epochs. Each block is convolution, (max-pool), norm, activation.
+    """
+    channels, height, side = shape
+    if height < 7 or side < 7:
+        raise InvalidValueError("the ConvNet halves its images three times", got=shape, fix="use mlp")
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for n, (out, kernel, stride) in enumerate(((width, 5, 2), (width, 3, 1), (2 * width, 3, 1)), start=1):
+        layers[f"conv{n}"] = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False)
+        height, side = -(-height // stride), -(-side // stride)
+        if n > 1:
+            layers[f"pool{n}"] = nn.MaxPool2d(2)
+            height, side = height // 2, side // 2
+        layers[f"norm{n}"] = nn.BatchNorm2d(out, eps=EPSILON)
+        layers[f"act{n}"] = nn.ReLU()
+        channels = out
+    _add_linear(layers, channels * height * side, (4 * width, classes))
+    return nn.Sequential(layers)
+
+
+def _add_linear(layers: OrderedDict[str, nn.Module], features: int, sizes: tuple[int, ...]) -> None:
+    """Ends a network of convolutions: flatten, then linear layers of these sizes, each with its norm."""
+    layers["flatten"] = nn.Flatten()
+    for n, out in enumerate(sizes, start=1):
         layers[f"fc{n}"] = nn.Linear(features, out, bias=False)
         layers[f"fc_norm{n}"] = nn.BatchNorm1d(out, eps=EPSILON)
-        if n < 3:
+        if n < len(sizes):
             layers[f"fc_act{n}"] = nn.ReLU()
         features = out
-    return nn.Sequential(layers)
 
 
 def dscnn(width: int, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -106,14 +133,7 @@ def convnet1d(width: int, shape: tuple[int, int, int], classes: int) -> nn.Modul
         layers[f"norm{n}"] = nn.BatchNorm1d(out, eps=EPSILON)
         layers[f"act{n}"] = nn.ReLU()
         channels, length = out, length // 2
-    layers["flatten"] = nn.Flatten()
-    features = channels * length
-    for n, out in enumerate((8 * width, classes), start=1):
-        layers[f"fc{n}"] = nn.Linear(features, out, bias=False)
-        layers[f"fc_norm{n}"] = nn.BatchNorm1d(out, eps=EPSILON)
-        if n < 2:
-            layers[f"fc_act{n}"] = nn.ReLU()
-        features = out
+    _add_linear(layers, channels * length, (8 * width, classes))
     return nn.Sequential(layers)
 
 
@@ -121,6 +141,7 @@ _MODELS: dict[str, Callable[[int, tuple[int, int, int], int], nn.Module]] = {
     "mlp": mlp,
     "convnet": convnet,
     "convnet-fc1024": partial(convnet, units=1024),
+    "convnet3": convnet3,
     "dscnn": dscnn,
     "convnet1d": convnet1d,
     "alexnet": alexnet,
@@ -133,6 +154,7 @@ DEFAULT_WIDTHS = {
     "mlp": 1024,
     "convnet": 64,
     "convnet-fc1024": 64,
+    "convnet3": 128,
     "dscnn": 32,
     "convnet1d": 64,
     "alexnet": 64,

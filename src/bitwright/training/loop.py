@@ -84,6 +84,7 @@ def train(
         InvalidValueError: the folder holds another run.
         FileFormatError: the folder cannot be written to.
     """
+    where = machine()
     model, _ = settings.build(training)
     recipe = settings.find_recipe()
     optimizer = recipe.optimizer(model, settings.learning_rate(0.0))
@@ -135,7 +136,7 @@ def train(
         "examples": {"training": len(training), "test": len(test)},
         "test_error": history[-1]["test_error"],
         "history": history,
-        "machine": machine(),
+        "machine": where,
     }
     if sizes is not None:
         result["checkpoint_bytes"] = {"tensors": sizes.written, "in_memory": sizes.plain}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -39,8 +40,12 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+@cache
 def _commit() -> str | None:
-    """The commit of the checkout around the library, "-dirty" if edited since; None elsewhere."""
+    """The commit of the checkout around the library, "-dirty" if edited since; None elsewhere.
+
+    Asked once: a process runs what it has loaded, whatever is committed while it trains.
+    """
     here = Path(bitwright.__file__).parent
     try:
         done = subprocess.run(
