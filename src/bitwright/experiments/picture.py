@@ -52,7 +52,9 @@ def _figures(axis: Any, record: dict[str, Any]) -> None:
     for y, value in enumerate(record["published"].values(), start=len(lines)):
         axis.plot([value], [y], "x", color=GREY, ms=8, mew=2)
     axis.set_yticks(range(len(labels)), labels, fontsize=8)
-    axis.set(xlabel=f"{record['measure']}: ours in blue (bar: mean), the paper's crosses", xlim=(0, None))
+    crosses = bool(record["published"]) or any(line["paper"] is not None for line in lines)
+    words = "ours in blue (bar: mean)" + (", the paper's crosses" if crosses else "")
+    axis.set(xlabel=f"{record['measure']}: {words}", xlim=(0, None))
     axis.invert_yaxis()
     axis.grid(axis="x", alpha=0.3)
 
