@@ -152,6 +152,26 @@ def test_nan_is_named(isa, threads, binary):
     np.testing.assert_array_equal(graph.run(batch.reshape(-1, 3, 4, 4), threads)[0], expected)
 
 
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("kind", ["bits", "bytes", "wide"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (15, 1, 1), (131, 1, 1), (1, 9, 15), (3, 7, 9)])
+def test_a_nan_at_any_place_is_named(isa, kind, shape):
+    """Vectors and their tails, dense and spread pixels: nobody but the engine looks for NaN in its input."""
+    graph = Graph(isa)
+    high = {"bytes": 7, "wide": 2047}.get(kind)
+    x = graph.input(shape, scale=0.5, low=-high - 1, high=high) if high else graph.input_binary(shape)
+    graph.output_levels(x)
+    batch = np.zeros((3, *shape), np.float32)
+    elements = batch[0].size
+    for place in range(batch.size):
+        batch.ravel()[place] = np.nan
+        image, element = divmod(place, elements)
+        for threads in (1, 2):
+            with pytest.raises(InvalidValueError, match=f"image {image}, element {element}$"):
+                graph.run(batch, threads)
+        batch.ravel()[place] = 0
+
+
 def test_codes_outside_the_format():
     graph = whole(low=-7, high=6)
     codes = np.zeros((3, 3, 4, 4), np.int8)

@@ -59,8 +59,8 @@ def convnet(width: int, shape: tuple[int, int, int], classes: int, units: int | 
 def convnet3(width: int, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """W C5 at every second pixel, W C3, MP2, 2W C3, MP2, 4W FC, classes.
 
-    For trainings of minutes on a CPU: at W = 128 it has two fifths of the ConvNet's operations at W = 64, and
-    is ahead of it in the first epochs. Each block is convolution, (max-pool), norm, activation.
+    For short trainings on a CPU: at W = 128 it has two fifths of the ConvNet's operations at W = 64. Each
+    block is convolution, (max-pool), norm, activation.
     """
     channels, height, side = shape
     if height < 7 or side < 7:
