@@ -45,6 +45,14 @@ def _figures(axis: Any, record: dict[str, Any]) -> None:
         axis.plot(dots, [y] * len(dots), "o", color=BLUE, alpha=0.7)
         if line["mean"] is not None:
             axis.plot([line["mean"]], [y], "|", color=BLUE, ms=18, mew=2)
+            axis.annotate(
+                f"{line['mean']:.2f}",
+                (line["mean"], y),
+                (0, 10),
+                textcoords="offset points",
+                fontsize=8,
+                ha="center",
+            )
         if line["diverged"]:
             axis.annotate("diverged", (0.5, y), xycoords=("axes fraction", "data"), color=RED)
         if line["paper"] is not None:
@@ -54,8 +62,8 @@ def _figures(axis: Any, record: dict[str, Any]) -> None:
     axis.set_yticks(range(len(labels)), labels, fontsize=8)
     crosses = bool(record["published"]) or any(line["paper"] is not None for line in lines)
     words = "ours in blue (bar: mean)" + (", the paper's crosses" if crosses else "")
-    axis.set(xlabel=f"{record['measure']}: {words}", xlim=(0, None))
-    axis.invert_yaxis()
+    largest = axis.dataLim.x1 if math.isfinite(axis.dataLim.x1) else 1.0
+    axis.set(xlabel=f"{record['measure']}: {words}", xlim=(0, 1.04 * largest), ylim=(len(labels) - 0.5, -0.5))
     axis.grid(axis="x", alpha=0.3)
 
 
